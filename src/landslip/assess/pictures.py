@@ -1,0 +1,276 @@
+"""Pictures of scores: where a map is right and wrong, and the precision-recall curve."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from landslip.assess.scores import ScoreHistogram
+from landslip.geo.grid import Grid, Window
+from landslip.geo.terrain import pixel_steps_m
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TN, TP, FN, FP, NOT_SCORED = 0, 1, 2, 3, 255
+
+
+@dataclass(frozen=True)
+class ErrorClass:
+    """One class of an error map."""
+
+    short: str
+    """As in tables."""
+    words: str
+    """As in legends."""
+    colour: tuple[int, int, int]
+    """Red, green, blue, 0 to 255."""
+
+
+ERROR_CLASSES: dict[int, ErrorClass] = {
+    TN: ErrorClass("TN", "background (TN)", (214, 214, 210)),
+    TP: ErrorClass("TP", "found (TP)", (255, 214, 0)),
+    FN: ErrorClass("FN", "missed (FN)", (214, 24, 24)),
+    FP: ErrorClass("FP", "false alarm (FP)", (28, 72, 214)),
+    NOT_SCORED: ErrorClass("not scored", "not scored", (255, 255, 255)),
+}
+"""Source: Qi et al. 2020, figure 5 (yellow, red, blue)."""
+
+_BY_RANK = np.array([NOT_SCORED, TN, TP, FP, FN], dtype=np.uint8)
+"""Where several pixels share one of the picture, the last of these is shown."""
+
+WIDTH_PX, HEIGHT_PX = 1600, 1400
+"""Largest map in an error picture (px)."""
+INK, FAINT = "#222222", "#666666"
+
+
+class ErrorPicture:
+    """An error map of any size, gathered window by window into a picture of bounded size.
+
+    An error is never lost: a pixel of the picture that covers several of the map shows a missed
+    landslide if there is one, else a false alarm, else a found landslide.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        """Nothing gathered yet.
+
+        Args:
+            grid: Where the error map lies.
+        """
+        self._grid = grid
+        self._width_m, self._height_m = _pixel_sides_m(grid)
+        self._shape = _picture_shape(grid, self._height_m / self._width_m)
+        height, width = self._shape
+        self._ranks = np.zeros((min(grid.height, height), min(grid.width, width)), dtype=np.uint8)
+
+    def add(self, window: Window, classes: NDArray[np.uint8]) -> None:
+        """Gather the classes of one window, shape (height, width)."""
+        rank_of = np.zeros(256, dtype=np.uint8)
+        rank_of[_BY_RANK] = np.arange(len(_BY_RANK))
+        height, width = self._ranks.shape
+        rows = np.arange(window.row, window.row_stop) * height // self._grid.height
+        cols = np.arange(window.col, window.col_stop) * width // self._grid.width
+        pooled = np.maximum.reduceat(rank_of[classes], _starts(rows), axis=0)
+        pooled = np.maximum.reduceat(pooled, _starts(cols), axis=1)
+        shown = self._ranks[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
+        np.maximum(shown, pooled, out=shown)
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """The classes as they are shown, shape (height, width)."""
+        height, width = self._shape
+        rows = np.arange(height) * self._ranks.shape[0] // height
+        cols = np.arange(width) * self._ranks.shape[1] // width
+        shown: NDArray[np.uint8] = _BY_RANK[self._ranks[np.ix_(rows, cols)]]
+        return shown
+
+    def write(self, path: Path, *, title: str, subtitle: str) -> None:
+        """Write the picture with its title, legend and scale as PNG.
+
+        Args:
+            path: Where to write.
+            title: First line, bold.
+            subtitle: Second line.
+        """
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Patch
+
+        classes = self.pixels()
+        height, width = self._shape
+        wide = max(width, 860)
+        em = round(wide / 56)  # text of 14 px where a page shows the picture 800 px wide
+        note = self._note()
+        top, bottom = round(3.6 * em), round((4.2 if note else 2.8) * em)
+        page = wide + 2 * em, top + height + bottom
+        figure = Figure(figsize=(page[0] / 100, page[1] / 100), dpi=100, facecolor="white")
+        left = (page[0] - width) // 2
+        place = (left / page[0], bottom / page[1], width / page[0], height / page[1])
+        axes = figure.add_axes(place)
+        axes.set_axis_off()
+        colours = np.zeros((256, 3), dtype=np.uint8)
+        for value, kind in ERROR_CLASSES.items():
+            colours[value] = kind.colour
+        axes.imshow(colours[classes], interpolation="nearest", aspect="auto")
+        axes.add_patch(_frame(axes.transAxes))
+        _text(figure, page, em, page[1] - 0.5 * em, title, 1.15 * em, weight="bold", color=INK)
+        _text(figure, page, em, page[1] - 2.1 * em, subtitle, em, color=FAINT)
+        if note:
+            _text(figure, page, em, 1.5 * em, note, 0.85 * em, color=FAINT)
+        present = set(np.unique(classes).tolist())
+        handles = [
+            Patch(facecolor=np.divide(kind.colour, 255), edgecolor="#888888", label=kind.words)
+            for value, kind in ERROR_CLASSES.items()
+            if value != NOT_SCORED or value in present
+        ]
+        handles = [*handles[1:4], handles[0], *handles[4:]]
+        figure.legend(
+            handles=handles, loc="upper left", ncols=len(handles), frameon=False,
+            bbox_to_anchor=(em / page[0], (bottom - 0.55 * em) / page[1]), borderpad=0,
+            borderaxespad=0, fontsize=_points(em), handlelength=1.1, handleheight=1.1,
+            handletextpad=0.45, columnspacing=1.2, labelcolor=INK,
+        )  # fmt: skip
+        self._draw_scale(figure, page, em, bottom)
+        _save(figure, path)
+
+    def _note(self) -> str:
+        height, width = self._shape
+        factors = self._grid.height / height, self._grid.width / width
+        if max(factors) <= 1:
+            return ""
+        high, across = (f"{max(factor, 1):.2g}" for factor in factors)
+        return (
+            f"Every pixel of the picture covers {across} × {high} pixels of the map and shows an "
+            "error wherever one of them is wrong."
+        )
+
+    def _draw_scale(self, figure: Figure, page: tuple[int, int], em: int, bottom: int) -> None:
+        from matplotlib.patches import Rectangle
+
+        metres_a_px = self._width_m * self._grid.width / self._shape[1]
+        length = _round_length(11 * em * metres_a_px)
+        label = f"{length:g} px" if self._grid.crs is None else _length_text(length)
+        long = length / metres_a_px
+        right, y = page[0] - em, bottom - 1.25 * em
+        bar = Rectangle(
+            ((right - long) / page[0], y / page[1]), long / page[0], 0.22 * em / page[1],
+            facecolor=INK, edgecolor="none", transform=figure.transFigure,
+        )  # fmt: skip
+        figure.add_artist(bar)
+        _text(
+            figure, page, right - long / 2, y - 0.15 * em, label, em, color=INK,
+            horizontalalignment="center",
+        )  # fmt: skip
+
+
+def _pixel_sides_m(grid: Grid) -> tuple[float, float]:
+    """Width and height of the pixel in the middle (m); 1 for pictures without a position."""
+    if grid.crs is None:
+        return 1.0, 1.0
+    middle = grid.crop(Window(grid.height // 2, grid.width // 2, 1, 1))
+    widths, height = pixel_steps_m(middle)
+    return float(widths[0, 0]), height
+
+
+def _picture_shape(grid: Grid, aspect: float) -> tuple[int, int]:
+    """Height and width of the picture (px): the ground's shape; enlarged by whole numbers only."""
+    if abs(aspect - 1) < 0.02:
+        aspect = 1.0
+    height, width = grid.height * max(aspect, 1), grid.width * max(1 / aspect, 1)
+    scale = min(HEIGHT_PX / height, WIDTH_PX / width)
+    if scale > 1:
+        scale = math.floor(scale)
+    return max(round(height * scale), 1), max(round(width * scale), 1)
+
+
+def _starts(bins: NDArray[np.int_]) -> NDArray[np.intp]:
+    """Where the values of a rising array change, its first place included."""
+    return np.flatnonzero(np.diff(bins, prepend=-1))
+
+
+def _round_length(largest: float) -> float:
+    """The largest of 1, 2, 5, 10, 20, ... that is not above `largest`."""
+    power = float(10.0 ** math.floor(math.log10(largest)))
+    return max(step * power for step in (1, 2, 5) if step == 1 or step * power <= largest)
+
+
+def _length_text(metres: float) -> str:
+    return f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"
+
+
+def _points(pixels: float) -> float:
+    """Points of text that is `pixels` high, at the 100 px an inch of these pictures."""
+    return pixels * 0.72
+
+
+def _frame(transform: Any) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(
+        (0, 0), 1, 1, transform=transform, fill=False, edgecolor="#888888", linewidth=0.8,
+        clip_on=False,
+    )  # fmt: skip
+
+
+def _text(
+    figure: Figure, page: tuple[int, int], x: float, y: float, text: str, size: float, **style: Any
+) -> None:
+    # File names may hold dollar signs: they are no formulas.
+    figure.text(
+        x / page[0], y / page[1], text, fontsize=_points(size), verticalalignment="top",
+        parse_math=False, **style,
+    )  # fmt: skip
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with warnings.catch_warnings():
+        # Names in scripts that the font lacks come out as boxes; that is no reason to fail.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(path, format="png")
+
+
+def write_pr_curve(histogram: ScoreHistogram, threshold: float, path: Path) -> None:
+    """Draw precision against recall at every threshold as PNG, over lines of equal F1.
+
+    Args:
+        histogram: What was counted.
+        threshold: The threshold in use (0 to 1), marked on the curve.
+        path: Where to write; callers hand in a name from `output.whole_file`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 6), dpi=100, facecolor="white", layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="Recall", ylabel="Precision", aspect="equal")
+    axes.spines[["top", "right"]].set_visible(False)
+    for f1 in np.arange(1, 10) / 10:
+        recall = np.linspace(f1 / (2 - f1), 1, 100)
+        axes.plot(recall, f1 * recall / (2 * recall - f1), color="#dddddd", linewidth=0.8, zorder=1)
+        axes.annotate(
+            f"F1 {f1:.1f}", (1, f1 / (2 - f1)), xytext=(4, 0), textcoords="offset points",
+            fontsize=8, color=FAINT, verticalalignment="center", annotation_clip=False,
+        )  # fmt: skip
+    curve = [counts for _, counts in histogram.curve()]
+    points = [(counts.recall, counts.precision) for counts in curve if counts.tp + counts.fp]
+    if histogram.landslide.sum() == 0:
+        axes.set_title("No landslides in the reference: no curve", loc="left")
+        _save(figure, path)
+        return
+    axes.plot(*np.array(points).reshape(-1, 2).T, color="#1c48d6", linewidth=2, zorder=3)
+    marks = ((threshold, "threshold", "o", 90), (histogram.best_threshold(), "best F1", "*", 150))
+    for value, what, marker, size in marks:
+        counts = histogram.counts(value)
+        if counts.tp + counts.fp == 0:
+            continue
+        axes.scatter(
+            counts.recall, counts.precision, marker=marker, s=size, zorder=4, color="#d61818",
+            edgecolor="white", clip_on=False, label=f"{what} {value:.3f}: F1 {counts.f1:.3f}",
+        )  # fmt: skip
+    axes.legend(loc="lower left", frameon=False)
+    average = f"average precision {histogram.average_precision():.3f}"
+    axes.set_title(f"Pixels of the landslide class, {average}", loc="left", fontsize=11)
+    _save(figure, path)

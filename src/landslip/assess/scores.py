@@ -1,0 +1,143 @@
+"""Pixel counts, scores and threshold curves of the landslide class."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from landslip.geo.errors import UsageError
+from landslip.geo.labels import BACKGROUND, LANDSLIDE
+from landslip.geo.probability import TOP_CODE, UNKNOWN_CODE, threshold_code
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Pixels by what was mapped and what is true. Adds with `+`; scores are NaN when undefined.
+
+    Source: Qi et al. 2020, eq. 4-6 (precision, recall, F1).
+    """
+
+    tp: int = 0
+    """Landslide, mapped."""
+    fp: int = 0
+    """No landslide, mapped (commission)."""
+    fn: int = 0
+    """Landslide, not mapped (omission)."""
+    tn: int = 0
+    """No landslide, not mapped."""
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.tn + other.tn
+        )
+
+    @property
+    def total(self) -> int:
+        """All pixels counted."""
+        return self.tp + self.fp + self.fn + self.tn
+
+    @property
+    def precision(self) -> float:
+        """Share of what was mapped that is landslide; NaN where nothing was mapped."""
+        return _ratio(self.tp, self.tp + self.fp)
+
+    @property
+    def recall(self) -> float:
+        """Share of the landslides that was mapped; NaN where there are none."""
+        return _ratio(self.tp, self.tp + self.fn)
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall; NaN where nothing is landslide or mapped."""
+        return _ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
+
+    @property
+    def iou(self) -> float:
+        """Intersection over union; NaN where nothing is landslide or mapped."""
+        return _ratio(self.tp, self.tp + self.fp + self.fn)
+
+    @property
+    def landslide_share(self) -> float:
+        """Share of landslide pixels in the reference; NaN where nothing was counted."""
+        return _ratio(self.tp + self.fn, self.total)
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreHistogram:
+    """How often every probability code occurs on landslide and on background. Adds with `+`.
+
+    Holds all that pixel scores at any threshold need, in 4 kB whatever the scene.
+    """
+
+    landslide: NDArray[np.int64]
+    """Shape (255,): landslide pixels by code."""
+    background: NDArray[np.int64]
+    """Shape (255,): background pixels by code."""
+
+    @classmethod
+    def empty(cls) -> ScoreHistogram:
+        """Nothing counted."""
+        zeros = np.zeros(TOP_CODE + 1, dtype=np.int64)
+        return cls(zeros, zeros)
+
+    @classmethod
+    def of(cls, codes: NDArray[np.uint8], labels: NDArray[np.uint8]) -> ScoreHistogram:
+        """Count codes (254 = probability 1, 255 = unknown) against labels (0, 1, 255).
+
+        Unknown and unlabelled pixels are left out.
+        """
+        if codes.shape != labels.shape:
+            raise UsageError(
+                f"Cannot score: probabilities are {codes.shape}, labels {labels.shape}."
+            )
+        known = codes != UNKNOWN_CODE
+        bins = TOP_CODE + 1
+        return cls(
+            np.bincount(codes[known & (labels == LANDSLIDE)], minlength=bins),
+            np.bincount(codes[known & (labels == BACKGROUND)], minlength=bins),
+        )
+
+    def __add__(self, other: ScoreHistogram) -> ScoreHistogram:
+        return ScoreHistogram(self.landslide + other.landslide, self.background + other.background)
+
+    def counts(self, threshold: float) -> Counts:
+        """Counts where codes at or above a threshold (0 to 1) are mapped as landslide."""
+        cut = threshold_code(threshold)
+        return Counts(
+            tp=int(self.landslide[cut:].sum()),
+            fp=int(self.background[cut:].sum()),
+            fn=int(self.landslide[:cut].sum()),
+            tn=int(self.background[:cut].sum()),
+        )
+
+    def curve(self) -> list[tuple[float, Counts]]:
+        """Counts at every threshold 1/254, 2/254, ... 1."""
+        thresholds = [code / TOP_CODE for code in range(1, TOP_CODE + 1)]
+        return [(threshold, self.counts(threshold)) for threshold in thresholds]
+
+    def best_threshold(self) -> float:
+        """The threshold of the largest F1; the middle one of several, .5 where F1 is undefined."""
+        scores = np.array([counts.f1 for _, counts in self.curve()])
+        if np.isnan(scores).all() or np.nanmax(scores) == 0:
+            return 0.5
+        best = np.flatnonzero(scores == np.nanmax(scores))
+        return float((best[len(best) // 2] + 1) / TOP_CODE)
+
+    def average_precision(self) -> float:
+        """Mean precision over recall, from 0 to 1; NaN where there are no landslides.
+
+        Source: scikit-learn, `average_precision_score` (a sum of steps, no interpolation).
+        """
+        found = np.cumsum(self.landslide[::-1])
+        mapped = found + np.cumsum(self.background[::-1])
+        if found[-1] == 0:
+            return math.nan
+        precision = found / np.maximum(mapped, 1)
+        return float((np.diff(found, prepend=0) * precision).sum() / found[-1])

@@ -1,0 +1,240 @@
+"""Landslide polygons and other areas: reading, checking, measuring, rasterising, writing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyogrio
+import pyproj
+import shapely
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.features import rasterize
+
+from landslip.geo.errors import InventoryError
+from landslip.geo.grid import WGS84, Grid, Window, is_true_to_area, linear_unit_m
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+
+log = logging.getLogger(__name__)
+
+LAYER = "landslides"
+"""Layer that is read from files with several layers."""
+
+FIXED_DATE = "2000-01-01T00:00:00.000Z"
+"""Date written into GeoPackages, so that equal content gives equal bytes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Polygons:
+    """Polygons in the CRS of a scene, all valid, with their attributes."""
+
+    frame: gpd.GeoDataFrame
+    """One row a polygon."""
+    reprojected_from: str
+    """CRS of the file where it differs from the scene's, else empty."""
+    repaired: int
+    """How many polygons crossed themselves and were repaired."""
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    @property
+    def geometries(self) -> NDArray[np.object_]:
+        """The shapely polygons, shape (N,)."""
+        return np.asarray(self.frame.geometry.values)
+
+    def where(self, chosen: NDArray[np.bool_]) -> Polygons:
+        """The polygons of some rows."""
+        return Polygons(self.frame[chosen], self.reprojected_from, self.repaired)
+
+
+def read_polygons(path: str | Path, grid: Grid, *, what: str = "inventory") -> Polygons:
+    """Read polygons of any OGR format into the CRS of a grid.
+
+    Polygons in another CRS are reprojected and those that cross themselves are repaired; both are
+    said. `FILE|layername=NAME` names a layer; without it the layer `landslides` is read, or the
+    only one.
+
+    Args:
+        path: File, or file and layer.
+        grid: Grid whose CRS is wanted.
+        what: What the file is, for messages.
+
+    Raises:
+        InventoryError: No such file, no polygons in it, or no CRS where one is needed.
+    """
+    frame = _read_frame(str(path), what)
+    source = frame.crs.to_string() if frame.crs is not None else ""
+    _require_same_kind_of_crs(str(path), source, grid, what)
+    kinds = set(frame.geom_type.dropna()) - {"Polygon", "MultiPolygon"}
+    if kinds:
+        raise InventoryError(
+            f"Cannot use {what} {path}: polygons are needed, it holds {', '.join(sorted(kinds))}. "
+            "Close the lines or buffer the points in a GIS first."
+        )
+    frame = frame[~(frame.geometry.isna() | frame.geometry.is_empty)]
+    if frame.empty:
+        raise InventoryError(
+            f"Cannot use {what} {path}: it holds no polygons. Name another file or layer "
+            "(FILE|layername=NAME)."
+        )
+    crossing = ~frame.is_valid.to_numpy()
+    if crossing.any():
+        frame = frame.set_geometry(_repaired(frame.geometry))
+        log.warning(
+            "%s: %d polygons cross themselves and were repaired", Path(path).name, crossing.sum()
+        )
+    reprojected = grid.crs is not None and not pyproj.CRS(frame.crs).equals(
+        pyproj.CRS.from_user_input(grid.crs), ignore_axis_order=True
+    )
+    if reprojected:
+        target = pyproj.CRS.from_user_input(grid.crs)
+        frame = frame.to_crs(target)
+        frame = frame.set_geometry(_repaired(frame.geometry))
+        log.warning("%s: reprojected from %s to %s", Path(path).name, source, target.to_string())
+    return Polygons(frame, source if reprojected else "", int(crossing.sum()))
+
+
+def _read_frame(path: str, what: str) -> gpd.GeoDataFrame:
+    import geopandas as gpd
+
+    file, _, layer = path.partition("|layername=")
+    if "://" not in file and not file.startswith("/vsi") and not Path(file).exists():
+        raise InventoryError(
+            f"Cannot open {what} {file}: there is no such file. Check its name and folder."
+        )
+    try:
+        names = [str(name) for name in pyogrio.list_layers(file)[:, 0]]
+        if not layer:
+            layer = LAYER if LAYER in names else names[0] if len(names) == 1 else ""
+        if layer not in names:
+            raise InventoryError(
+                f"Cannot choose a layer of {what} {file}: it has {', '.join(names) or 'none'}. "
+                f"Write {file}|layername=NAME."
+            )
+        frame = gpd.read_file(file, layer=layer, engine="pyogrio")
+    except pyogrio.errors.DataSourceError as error:
+        raise InventoryError(
+            f"Cannot open {what} {file}: it is not a vector file that GDAL can read. "
+            "Export the polygons as GeoPackage."
+        ) from error
+    if not isinstance(frame, gpd.GeoDataFrame):
+        raise InventoryError(
+            f"Cannot use {what} {file}: layer {layer} has no geometry. Name another layer."
+        )
+    return frame
+
+
+def _require_same_kind_of_crs(path: str, source: str, grid: Grid, what: str) -> None:
+    if not source and grid.crs is not None:
+        raise InventoryError(
+            f"Cannot place {what} {path}: it has no coordinate reference system, the scene has "
+            f"{grid.crs.to_string()}. Assign one (ogr2ogr -a_srs)."
+        )
+    if source and grid.crs is None:
+        raise InventoryError(
+            f"Cannot place {what} {path} ({source}): the scene has no coordinate reference "
+            "system. Assign one to the scene (gdal_edit.py -a_srs)."
+        )
+
+
+def _repaired(geometries: Any) -> NDArray[np.object_]:
+    """Valid polygons; what repairing leaves of lines and points is dropped."""
+    valid = shapely.make_valid(
+        np.asarray(geometries.values), method="structure", keep_collapsed=False
+    )
+    return np.array(
+        [
+            geometry
+            if geometry.geom_type in ("Polygon", "MultiPolygon")
+            else shapely.MultiPolygon(
+                [part for part in shapely.get_parts(geometry) if part.geom_type == "Polygon"]
+            )
+            for geometry in valid
+        ],
+        dtype=object,
+    )
+
+
+def areas_m2(
+    geometries: Sequence[Any] | NDArray[np.object_], crs: CRS | None
+) -> NDArray[np.float64]:
+    """True areas (m2), shape (N,): planar where the projection is true to area, else geodesic."""
+    geometries = np.asarray(geometries, dtype=object)
+    if geometries.size == 0:
+        return np.zeros(0)
+    bounds = tuple(float(value) for value in shapely.total_bounds(geometries))
+    if crs is None or is_true_to_area(crs, bounds):  # type: ignore[arg-type]
+        return np.asarray(shapely.area(geometries)) * linear_unit_m(crs) ** 2
+    to_wgs84 = pyproj.Transformer.from_crs(pyproj.CRS.from_user_input(crs), 4326, always_xy=True)
+    lonlat = shapely.transform(geometries, to_wgs84.transform, interleaved=False)
+    oriented = shapely.orient_polygons(lonlat) if hasattr(shapely, "orient_polygons") else lonlat
+    return np.array([abs(WGS84.geometry_area_perimeter(shape)[0]) for shape in oriented])
+
+
+def rasterised(
+    geometries: Sequence[Any] | NDArray[np.object_], grid: Grid, window: Window
+) -> NDArray[np.bool_]:
+    """Pixels of a window whose middle lies in a polygon, shape (height, width)."""
+    own = grid.crop(window)
+    box = shapely.box(*own.footprint().bounds)
+    touching = [shape for shape in geometries if shape.intersects(box)]
+    if not touching:
+        return np.zeros(own.shape, dtype=bool)
+    burnt = rasterize(touching, out_shape=own.shape, transform=own.transform, dtype="uint8")
+    return np.asarray(burnt, dtype=bool)
+
+
+class Area:
+    """Polygons prepared to be rasterised window by window."""
+
+    def __init__(self, geometries: Sequence[Any] | NDArray[np.object_], grid: Grid) -> None:
+        """Index polygons in the CRS of `grid`."""
+        self._tree = shapely.STRtree(list(geometries))
+        self._grid = grid
+
+    def read(self, window: Window) -> NDArray[np.bool_]:
+        """Pixels whose middle lies inside, shape (height, width)."""
+        box = shapely.box(*self._grid.crop(window).footprint().bounds)
+        # Sorted, so that the answer never depends on the order inside the tree.
+        found = np.sort(self._tree.query(box))
+        return rasterised(self._tree.geometries[found], self._grid, window)
+
+
+def write_layers(path: Path, layers: Mapping[str, gpd.GeoDataFrame]) -> None:
+    """Write layers into one GeoPackage, with a fixed date so that bytes depend on content only."""
+    with _fixed_date(), warnings.catch_warnings():
+        # Pictures without a position have no CRS, and that is said elsewhere.
+        warnings.filterwarnings("ignore", message="'crs' was not provided")
+        for number, (name, frame) in enumerate(layers.items()):
+            pyogrio.write_dataframe(
+                frame,
+                path,
+                layer=name,
+                driver="GPKG",
+                append=number > 0,
+                geometry_type="MultiPolygon",
+                promote_to_multi=True,
+            )
+
+
+@contextmanager
+def _fixed_date() -> Iterator[None]:
+    before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
+    pyogrio.set_gdal_config_options(
+        {"OGR_CURRENT_DATE": os.environ.get("OGR_CURRENT_DATE", FIXED_DATE)}
+    )
+    try:
+        yield
+    finally:
+        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})

@@ -1,0 +1,211 @@
+"""What an analyst says of every pixel: landslide, background, or nothing."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+
+from landslip.geo.errors import DataError, InventoryError, RasterError, UsageError
+from landslip.geo.grid import Grid, Window
+from landslip.geo.inventory import Area, Polygons, read_polygons
+from landslip.geo.raster import FileScene, open_dataset
+from landslip.geo.windows import cover
+
+log = logging.getLogger(__name__)
+
+BACKGROUND, LANDSLIDE, UNLABELLED = 0, 1, 255
+
+RASTER_SUFFIXES = {".tif", ".tiff", ".vrt", ".img", ".png", ".jp2", ".asc", ".nc", ".zarr"}
+
+
+class Labels(Protocol):
+    """Anything that gives labels by window."""
+
+    @property
+    def grid(self) -> Grid:
+        """Where the labels lie."""
+        ...
+
+    def read(self, window: Window) -> NDArray[np.uint8]:
+        """Shape (height, width): 0 background, 1 landslide, 255 not labelled."""
+        ...
+
+    def rejected(self, window: Window) -> NDArray[np.bool_]:
+        """Shape (height, width): background that an analyst rejected as a landslide."""
+        ...
+
+
+class PolygonLabels:
+    """Labels from landslide polygons, and from the areas in which everything was inspected."""
+
+    def __init__(self, inventory: Polygons, checked: Polygons | None, grid: Grid) -> None:
+        """Lay polygons over a grid.
+
+        Args:
+            inventory: Landslides; rows with ``status = rejected`` are background.
+            checked: Areas inside which what is no landslide is background; elsewhere it is not
+                labelled. None: all ground counts as checked.
+            grid: Where labels are wanted; the CRS of the polygons.
+        """
+        self.grid = grid
+        frame = inventory.frame
+        status = frame["status"] if "status" in frame.columns else None
+        is_rejected = (
+            np.zeros(len(frame), dtype=bool)
+            if status is None
+            else status.astype(str).str.lower().eq("rejected").to_numpy()
+        )
+        self.polygons = inventory.where(~is_rejected)
+        self._landslides = Area(self.polygons.geometries, grid)
+        self._rejected = Area(inventory.where(is_rejected).geometries, grid)
+        self._checked = None if checked is None else Area(checked.geometries, grid)
+
+    def read(self, window: Window) -> NDArray[np.uint8]:
+        """Shape (height, width): 0 background, 1 landslide, 255 not labelled."""
+        labels = np.zeros((window.height, window.width), dtype=np.uint8)
+        if self._checked is not None:
+            labels[~self._checked.read(window)] = UNLABELLED
+        labels[self._rejected.read(window)] = BACKGROUND
+        labels[self._landslides.read(window)] = LANDSLIDE
+        return labels
+
+    def rejected(self, window: Window) -> NDArray[np.bool_]:
+        """Shape (height, width): background that an analyst rejected as a landslide."""
+        return self._rejected.read(window) & ~self._landslides.read(window)
+
+
+class RasterLabels:
+    """Labels from a raster of 0, 1 and 255."""
+
+    def __init__(
+        self, path: str, grid: Grid, checked: Polygons | None, positive: int | None
+    ) -> None:
+        """Open a label raster.
+
+        Args:
+            path: One-band raster; warped to `grid` by nearest neighbour where it differs.
+            grid: Where labels are wanted.
+            checked: As for `PolygonLabels`.
+            positive: The value of landslides where it is not 1; every other value but nodata is
+                background then.
+        """
+        self.grid = grid
+        self._path = path
+        self._positive = positive
+        self._scene = FileScene(path, {"label": 1}, grid=grid, resampling=Resampling.nearest)
+        self._checked = None if checked is None else Area(checked.geometries, grid)
+        self._require_known_values()
+
+    def _require_known_values(self) -> None:
+        found: set[int] = set()
+        for window in cover(self.grid, 2048):
+            raster = self._scene.read(window, ["label"])
+            found.update(int(value) for value in np.unique(raster.values[0][raster.valid]))
+            if len(found) > 8:
+                break
+        if self._positive is not None and self._positive not in found:
+            raise InventoryError(
+                f"Cannot use labels {self._path}: no pixel has the value {self._positive} of "
+                f"--positive; found {_listed(found)}. Name the value of landslides."
+            )
+        if self._positive is None and not found <= {0, 1, 255}:
+            raise InventoryError(
+                f"Cannot use labels {self._path}: expected 0 (background), 1 (landslide) and 255 "
+                f"(not labelled), found {_listed(found)}. Name the value of landslides with "
+                "--positive."
+            )
+        if self._positive is None and 255 in found and 1 not in found:
+            raise InventoryError(
+                f"Cannot use labels {self._path}: it holds 255 and no 1, and 255 means 'not "
+                "labelled'. If 255 is landslide, add --positive 255."
+            )
+
+    def read(self, window: Window) -> NDArray[np.uint8]:
+        """Shape (height, width): 0 background, 1 landslide, 255 not labelled."""
+        raster = self._scene.read(window, ["label"])
+        plane = raster.values[0]
+        is_own_coding = self._positive is None
+        labels: NDArray[np.uint8] = (plane if is_own_coding else plane == self._positive).astype(
+            np.uint8
+        )
+        labels[~raster.valid] = UNLABELLED
+        if self._checked is not None:
+            labels[~self._checked.read(window) & (labels == BACKGROUND)] = UNLABELLED
+        return labels
+
+    def rejected(self, window: Window) -> NDArray[np.bool_]:
+        """Nothing is rejected in a raster."""
+        return np.zeros((window.height, window.width), dtype=bool)
+
+
+def _listed(values: set[int]) -> str:
+    shown = ", ".join(str(value) for value in sorted(values)[:8])
+    return f"{shown}, ..." if len(values) > 8 else shown or "no valid pixel"
+
+
+def is_raster_file(path: str | Path) -> bool:
+    """True where a file is a raster, by its ending or, failing that, by opening it."""
+    text = str(path).partition("|")[0]
+    suffix = Path(text).suffix.lower()
+    if suffix in RASTER_SUFFIXES:
+        return True
+    if suffix in {".gpkg", ".geojson", ".json", ".shp", ".kml", ".fgb", ".gml", ".parquet"}:
+        return False
+    try:
+        open_dataset(text).close()
+    except RasterError:
+        return False
+    return True
+
+
+def open_labels(
+    path: str | Path,
+    grid: Grid,
+    *,
+    checked: str | Path | None = None,
+    positive: int | None = None,
+    what: str = "inventory",
+) -> PolygonLabels | RasterLabels:
+    """Lay an inventory (polygons of any OGR format, or a label raster) over a grid.
+
+    Args:
+        path: Polygons, or a raster of 0, 1 and 255 = not labelled.
+        grid: Where labels are wanted.
+        checked: Polygons inside which everything was inspected; None: all ground counts as
+            checked.
+        positive: Value of landslides in a raster where it is not 1.
+        what: What the file is, for messages.
+
+    Raises:
+        InventoryError: The polygons or labels cannot be used, or lie elsewhere.
+    """
+    areas = None
+    if checked is not None:
+        areas = read_polygons(checked, grid, what="checked areas")
+        _require_touching(areas, grid, f"checked areas {checked}")
+    if is_raster_file(path):
+        return RasterLabels(str(path), grid, areas, positive)
+    if positive is not None:
+        raise UsageError(
+            f"Cannot use --positive with {path}: it is for label rasters, and these are polygons. "
+            "Leave --positive out."
+        )
+    polygons = read_polygons(path, grid, what=what)
+    _require_touching(polygons, grid, f"{what} {path}")
+    return PolygonLabels(polygons, areas, grid)
+
+
+def _require_touching(polygons: Polygons, grid: Grid, what: str) -> None:
+    outline = grid.footprint()
+    if not any(shape.intersects(outline) for shape in polygons.geometries):
+        here = ", ".join(f"{value:.6g}" for value in outline.bounds)
+        there = ", ".join(f"{value:.6g}" for value in polygons.frame.total_bounds)
+        raise DataError(
+            f"Cannot use {what}: none of its {len(polygons)} polygons touches the scene; scene "
+            f"(west, south, east, north) {here}, polygons {there}. Name the files of one place."
+        )

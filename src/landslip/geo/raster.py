@@ -1,0 +1,414 @@
+"""Pixels with bands, validity and grid: `Raster`, the `Scene` protocol, and raster files."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import urllib.request
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self, runtime_checkable
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window as RasterioWindow
+
+from landslip.geo.bands import band_name, compute, sources_of
+from landslip.geo.errors import BandError, RasterError, UsageError
+from landslip.geo.grid import Grid, Window
+from landslip.geo.windows import reflected_indices
+
+WARP_TOLERANCE_PX = 1e-9
+"""Exact warping: windows then agree with the whole (the default of GDAL differs by 11 DN)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Raster:
+    """Pixels in memory. Never changed after birth; satisfies `Scene`."""
+
+    values: NDArray[Any]
+    """Shape (C, H, W), any numeric type; 0 where not valid."""
+    valid: NDArray[np.bool_]
+    """Shape (H, W); True where every band is usable."""
+    bands: tuple[str, ...]
+    """Names of the C bands, in order."""
+    grid: Grid
+    """Where the pixels lie; H x W."""
+
+    def __post_init__(self) -> None:
+        expected = (len(self.bands), *self.grid.shape)
+        if self.values.shape != expected or self.valid.shape != self.grid.shape:
+            raise UsageError(
+                f"Cannot make a raster: bands and grid ask for values {expected} and valid "
+                f"{self.grid.shape}, found {self.values.shape} and {self.valid.shape}."
+            )
+        if self.valid.dtype != np.bool_:
+            raise UsageError(f"Cannot make a raster: valid is {self.valid.dtype}, expected bool.")
+        if len(set(self.bands)) != len(self.bands):
+            raise BandError(f"Cannot make a raster: band names repeat ({', '.join(self.bands)}).")
+
+    def read(self, window: Window, bands: Sequence[str]) -> Raster:
+        """The pixels of one window, bands in the order asked for; indices are computed."""
+        require_inside(window, self.grid)
+        rows, cols = window.slices
+        return derive(self, bands, self.values[:, rows, cols], self.valid[rows, cols], window)
+
+
+@runtime_checkable
+class Scene(Protocol):
+    """Anything that gives pixels by window and band name."""
+
+    @property
+    def grid(self) -> Grid:
+        """Where the pixels lie."""
+        ...
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands that are stored (indices are computed on request)."""
+        ...
+
+    def read(self, window: Window, bands: Sequence[str]) -> Raster:
+        """The pixels of a window inside the grid, bands in the order asked for."""
+        ...
+
+
+def derive(
+    scene: Scene,
+    bands: Sequence[str],
+    values: NDArray[Any],
+    valid: NDArray[np.bool_],
+    window: Window,
+) -> Raster:
+    """From planes of all of a scene's bands to the bands wanted, indices included."""
+    grid = scene.grid.crop(window)
+    if tuple(bands) == scene.bands:
+        return Raster(values, valid, tuple(bands), grid)
+    sources_of(bands, scene.bands)
+    planes = dict(zip(scene.bands, values, strict=True))
+    stacked = compute(bands, planes)
+    if stacked.dtype.kind == "f":
+        valid = valid & np.isfinite(stacked).all(axis=0)
+        stacked = np.where(valid, stacked, 0).astype(stacked.dtype)
+    return Raster(stacked, valid, tuple(bands), grid)
+
+
+def require_inside(window: Window, grid: Grid) -> None:
+    """Raise UsageError where a window reaches beyond a grid."""
+    if window.intersection(grid.window) != window:
+        raise UsageError(
+            f"Cannot read {window}: it reaches beyond the grid of {grid.height} x {grid.width} px."
+        )
+
+
+def read_reflected(scene: Scene, window: Window, bands: Sequence[str]) -> Raster:
+    """Read a window that may reach beyond the scene; what lies outside is mirrored from inside."""
+    inside = window.intersection(scene.grid.window)
+    if inside is None:
+        raise UsageError(f"Cannot read {window}: it lies outside the scene.")
+    # Mirrored pixels can lie beyond the part of the window that is inside.
+    height, width = scene.grid.shape
+    rows = reflected_indices(window.row, window.row_stop, height)
+    cols = reflected_indices(window.col, window.col_stop, width)
+    source = Window(int(rows.min()), int(cols.min()), int(np.ptp(rows)) + 1, int(np.ptp(cols)) + 1)
+    raster = scene.read(source, bands)
+    if source == window:
+        return raster
+    picked = np.ix_(rows - source.row, cols - source.col)
+    values = np.stack([plane[picked] for plane in raster.values])
+    return Raster(values, raster.valid[picked], raster.bands, scene.grid.crop(window))
+
+
+class FileScene:
+    """One raster file, opened through any rasterio path, warped on the fly where asked.
+
+    Only the header is read at birth. Every thread gets its own file handle.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        names: dict[str, int],
+        *,
+        grid: Grid | None = None,
+        resampling: Resampling = Resampling.bilinear,
+    ) -> None:
+        """Use `FileScene.open` unless the names of the bands are known.
+
+        Args:
+            path: Any rasterio path.
+            names: Band name -> band number in the file (from 1).
+            grid: Grid to give the pixels on; None for the file's own.
+            resampling: How pixels are warped to `grid`.
+        """
+        self.path = path
+        self._names = names
+        with open_dataset(path) as dataset:
+            self._own_grid = grid_of(dataset)
+            self.dtype: str = np.result_type(*dataset.dtypes).name
+        self._grid = grid or self._own_grid
+        self._resampling = resampling
+        self._handles = threading.local()
+        self._open: list[Any] = []
+        if self._grid != self._own_grid and (self._grid.crs is None) != (
+            self._own_grid.crs is None
+        ):
+            raise RasterError(
+                f"Cannot lay {path} over the scene: one of the two has no coordinate reference "
+                "system. Give both a CRS (gdal_edit.py -a_srs), or cut both to the same pixels."
+            )
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        bands: Sequence[str] | None = None,
+        sensor: str | None = None,
+        prefix: str = "",
+        grid: Grid | None = None,
+        resampling: Resampling = Resampling.bilinear,
+        unnamed: bool = False,
+    ) -> Self:
+        """Open a file and name its bands.
+
+        Args:
+            path: Any rasterio path, `/vsicurl/` and `s3://` included.
+            bands: Names in the order of the file, `-` for a band to leave out; None for the
+                descriptions in the file.
+            sensor: Key of `SENSORS`, to read numbers such as B4.
+            prefix: Put before every name (`pre_` for a scene from before the event).
+            grid: Grid to give the pixels on; None for the file's own.
+            resampling: How pixels are warped to `grid`.
+            unnamed: Take `band1`, `band2`, ... where names are missing, instead of failing.
+
+        Raises:
+            RasterError: The file cannot be opened, or has no bands.
+            BandError: The bands are not named, twice the same, or not as many as `bands`.
+        """
+        with open_dataset(str(path)) as dataset:
+            numbers = [
+                number
+                for number, colour in zip(dataset.indexes, dataset.colorinterp, strict=True)
+                if colour != ColorInterp.alpha
+            ]
+            described = [dataset.descriptions[number - 1] for number in numbers]
+        texts = _band_texts(str(path), described, bands, unnamed=unnamed)
+        names: dict[str, int] = {}
+        for text, number in zip(texts, numbers, strict=True):
+            if text == "-":
+                continue
+            name = prefix + (text if unnamed else band_name(text, sensor))
+            if name in names:
+                raise BandError(
+                    f"Cannot use {path}: two of its bands are called '{name}'. "
+                    "Name them with --bands."
+                )
+            names[name] = number
+        return cls(str(path), names, grid=grid, resampling=resampling)
+
+    @property
+    def grid(self) -> Grid:
+        """Where the pixels lie."""
+        return self._grid
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands, in the order of the file."""
+        return tuple(self._names)
+
+    def read(self, window: Window, bands: Sequence[str]) -> Raster:
+        """The pixels of one window; not valid are nodata, alpha 0, masked and NaN pixels."""
+        require_inside(window, self.grid)
+        stored = sources_of(bands, self.bands)
+        numbers = [self._names[name] for name in stored]
+        box = rasterio_window(window)
+        with plain_read_errors(self.path):
+            dataset = self._dataset()
+            values = dataset.read(numbers, window=box)
+            valid = (dataset.read_masks(numbers, window=box) > 0).all(axis=0)
+        if values.dtype.kind == "f":
+            valid &= np.isfinite(values).all(axis=0)
+        values[:, ~valid] = 0
+        raster = Raster(values, valid, stored, self.grid.crop(window))
+        if stored == tuple(bands):
+            return raster
+        return derive(raster, bands, values, valid, raster.grid.window)
+
+    def _dataset(self) -> Any:
+        if not hasattr(self._handles, "dataset"):
+            dataset = open_dataset(self.path)
+            self._open.append(dataset)
+            if self._grid != self._own_grid:
+                dataset = _warped(dataset, self._grid, self._resampling)
+                self._open.append(dataset)
+            self._handles.dataset = dataset
+        return self._handles.dataset
+
+    def close(self) -> None:
+        """Close all file handles; the next read opens them again."""
+        while self._open:
+            self._open.pop().close()
+        self._handles = threading.local()
+
+
+def _warped(dataset: Any, grid: Grid, resampling: Resampling) -> WarpedVRT:
+    has_alpha = ColorInterp.alpha in dataset.colorinterp
+    return WarpedVRT(
+        dataset,
+        # Pictures without a CRS are warped in their own plane; GDAL still wants a name for it.
+        src_crs=dataset.crs or "EPSG:3857",
+        crs=grid.crs or "EPSG:3857",
+        transform=grid.transform,
+        height=grid.height,
+        width=grid.width,
+        resampling=resampling,
+        tolerance=WARP_TOLERANCE_PX,
+        add_alpha=not has_alpha,
+    )
+
+
+def _band_texts(
+    path: str, described: Sequence[str | None], bands: Sequence[str] | None, *, unnamed: bool
+) -> list[str]:
+    count = len(described)
+    if bands is not None:
+        if len(bands) != count:
+            raise BandError(
+                f"Cannot name the bands of {path}: it has {count}, --bands names {len(bands)} "
+                f"({', '.join(bands)}). Name every band in order, '-' for one to leave out."
+            )
+        return list(bands)
+    if all(described):
+        return [str(text) for text in described]
+    if unnamed:
+        return [text or f"band{number}" for number, text in enumerate(described, 1)]
+    raise BandError(
+        f"Cannot use {path}: it does not name its {count} bands. "
+        "Name them in order with --bands, for example --bands nir,red,green."
+    )
+
+
+def open_dataset(path: str) -> Any:
+    """Open a raster for reading, with plain errors.
+
+    Raises:
+        RasterError: There is no such file, it is no raster, or it has no bands.
+    """
+    with plain_read_errors(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        dataset = rasterio.open(path)
+    if dataset.count == 0:
+        parts = dataset.subdatasets
+        dataset.close()
+        remedy = f"Name one of its parts: {', '.join(parts[:4])}." if parts else "Use another file."
+        raise RasterError(f"Cannot open {path}: it holds no bands. {remedy}")
+    return dataset
+
+
+@contextmanager
+def plain_read_errors(path: str) -> Iterator[None]:
+    """Turn GDAL's errors on reading into one clear RasterError."""
+    try:
+        yield
+    except RasterioError as error:
+        if is_local(path) and not Path(path).exists():
+            raise RasterError(
+                f"Cannot open {path}: there is no such file. Check its name and folder."
+            ) from error
+        if "not recognized" in str(error):
+            raise RasterError(
+                f"Cannot open {path}: it is not a raster that GDAL can read. "
+                "Export the scene as GeoTIFF."
+            ) from error
+        raise RasterError(
+            f"Cannot read {path}: the file is damaged or cut short ({error}). "
+            "Copy or download it again."
+        ) from error
+
+
+def is_local(path: str) -> bool:
+    """True for a plain path of this machine, False for URLs and GDAL's virtual paths."""
+    return not path.startswith("/vsi") and "://" not in path
+
+
+def grid_of(dataset: Any) -> Grid:
+    """The grid of an open rasterio dataset."""
+    return Grid(dataset.crs, dataset.transform, dataset.height, dataset.width)
+
+
+def fingerprint(path: str | Path) -> dict[str, str | int]:
+    """What identifies a source: path, and SHA-256 (local) or ETag and size (over HTTP).
+
+    Other virtual paths are named and not hashed.
+    """
+    text = str(path)
+    if is_local(text):
+        with Path(text).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"path": text, "sha256": digest, "bytes": Path(text).stat().st_size}
+    url = text.removeprefix("/vsicurl/")
+    if not url.startswith(("http://", "https://")):
+        return {"path": text}
+    request = urllib.request.Request(url, method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            headers = dict(answer.headers)
+    except OSError:
+        return {"path": text}
+    named = {"etag": headers.get("ETag"), "bytes": headers.get("Content-Length")}
+    return {"path": text} | {key: value for key, value in named.items() if value is not None}
+
+
+@contextmanager
+def create_raster(
+    path: Path,
+    grid: Grid,
+    *,
+    bands: Sequence[str],
+    dtype: str,
+    nodata: float | None = None,
+    options: Mapping[str, str | int] | None = None,
+) -> Iterator[Any]:
+    """Open a tiled, compressed GeoTIFF for writing window by window.
+
+    Args:
+        path: Where to write; callers hand in a name from `output.whole_file`.
+        grid: Where the pixels lie.
+        bands: Descriptions of the bands.
+        dtype: Type of the pixels.
+        nodata: Declared nodata value.
+        options: More creation options of GDAL's GTiff driver.
+    """
+    profile: dict[str, Any] = {
+        "driver": "GTiff",
+        "count": len(bands),
+        "dtype": dtype,
+        "height": grid.height,
+        "width": grid.width,
+        "crs": grid.crs,
+        "transform": grid.transform,
+        "nodata": nodata,
+        "compress": "deflate",
+        "bigtiff": "if_safer",
+    }
+    if min(grid.shape) >= 256:
+        profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path, "w", **(profile | dict(options or {}))) as dataset:
+            for number, name in enumerate(bands, 1):
+                dataset.set_band_description(number, name)
+            yield dataset
+
+
+def rasterio_window(window: Window) -> RasterioWindow:
+    """The same window in rasterio's order: columns before rows."""
+    return RasterioWindow(window.col, window.row, window.width, window.height)

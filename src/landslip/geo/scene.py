@@ -1,0 +1,206 @@
+"""Several files as one scene: added bands, terrain, a scene from before, and usable ground."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+
+from landslip.geo.bands import sources_of
+from landslip.geo.errors import BandError, UsageError
+from landslip.geo.grid import Grid, Window
+from landslip.geo.inventory import Area, read_polygons
+from landslip.geo.labels import is_raster_file
+from landslip.geo.raster import FileScene, Raster, Scene, derive, fingerprint
+from landslip.geo.terrain import TerrainScene
+
+OBSERVED, NODATA, UNUSABLE, OUTSIDE = 0, 1, 2, 3
+REASONS = {
+    NODATA: "no data",
+    UNUSABLE: "unusable",
+    OUTSIDE: "outside the area of interest",
+}
+"""Why ground was not observed, by code."""
+
+SceneLike = Scene | str | Path
+"""What verbs take for a scene: a `Scene`, or the path of one file with named bands."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that a scene is made of."""
+
+    role: str
+    """`scene`, `add`, `dem`, `pre`, `unusable` or `aoi`."""
+    path: str
+    """Any rasterio or OGR path."""
+    bands: tuple[str, ...] = ()
+    """Bands that it gives."""
+
+    def record(self) -> dict[str, object]:
+        """What identifies the file, for model cards and `run.json`."""
+        kept = fingerprint(self.path.partition("|")[0])
+        return {"role": self.role, **kept} | ({"bands": list(self.bands)} if self.bands else {})
+
+
+class StackedScene:
+    """Files on one grid, with indices on request and unusable ground taken out."""
+
+    def __init__(
+        self,
+        parts: Sequence[FileScene | TerrainScene],
+        sources: Sequence[SourceFile],
+        *,
+        aoi: Area | None = None,
+        unusable: Area | FileScene | None = None,
+    ) -> None:
+        """Use `open_scene`; the parts lie on one grid and their bands differ."""
+        self._parts = tuple(parts)
+        self._aoi = aoi
+        self._unusable = unusable
+        self.sources = tuple(sources)
+        names = self.bands
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise BandError(
+                f"Cannot add bands to the scene: {', '.join(twice)} would be there twice. "
+                "Name added bands otherwise: --add FILE:name,name."
+            )
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of the first file."""
+        return self._parts[0].grid
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Bands of all files, in order."""
+        return tuple(name for part in self._parts for name in part.bands)
+
+    @property
+    def dtype(self) -> str:
+        """Type of the pixels of the first file."""
+        first = self._parts[0]
+        return first.dtype if isinstance(first, FileScene) else "float32"
+
+    def read(self, window: Window, bands: Sequence[str]) -> Raster:
+        """The pixels of one window; valid where every band asked for is usable."""
+        stored = sources_of(bands, self.bands)
+        read = [
+            part.read(window, own)
+            for part in self._parts
+            if (own := [name for name in part.bands if name in stored])
+        ]
+        values = np.concatenate([raster.values for raster in read])
+        valid = np.logical_and.reduce([raster.valid for raster in read])
+        if self._aoi is not None or self._unusable is not None:
+            valid &= self.excluded(window) == OBSERVED
+        values[:, ~valid] = 0
+        raster = Raster(values, valid, stored, self.grid.crop(window))
+        return (
+            raster
+            if stored == tuple(bands)
+            else derive(raster, bands, values, valid, raster.grid.window)
+        )
+
+    def excluded(self, window: Window) -> NDArray[np.uint8]:
+        """Codes of ground taken out by hand, shape (height, width); see `REASONS`."""
+        codes = np.full((window.height, window.width), OBSERVED, dtype=np.uint8)
+        if isinstance(self._unusable, FileScene):
+            raster = self._unusable.read(window, ["unusable"])
+            codes[raster.valid & (raster.values[0] != 0)] = UNUSABLE
+        elif self._unusable is not None:
+            codes[self._unusable.read(window)] = UNUSABLE
+        if self._aoi is not None:
+            codes[~self._aoi.read(window)] = OUTSIDE
+        return codes
+
+    def close(self) -> None:
+        """Close all files."""
+        for part in self._parts:
+            part.close()
+
+
+def open_scene(
+    path: str | Path,
+    *,
+    bands: Sequence[str] | None = None,
+    sensor: str | None = None,
+    add: Sequence[str] = (),
+    dem: str | Path | None = None,
+    pre: str | Path | None = None,
+    aoi: str | Path | None = None,
+    unusable: str | Path | None = None,
+    pixel_size_m: float | None = None,
+    unnamed: bool = False,
+) -> StackedScene:
+    """Open a scene: one raster, and what is laid over its grid.
+
+    Args:
+        path: Any rasterio path, `/vsicurl/` and `s3://` included.
+        bands: Names of its bands in order (`-`: leave out); None for the descriptions in the file.
+        sensor: Key of `SENSORS`, to read numbers such as B4.
+        add: `FILE:name,name` for bands of other files, warped to the grid.
+        dem: Elevation model in metres: bands `elevation` and `slope`.
+        pre: A scene from before the event: bands `pre_*`.
+        aoi: Polygons; ground outside them is not valid.
+        unusable: Polygons or raster (not 0) of cloud, shadow, snow: not valid.
+        pixel_size_m: Resample to pixels of this size (m).
+        unnamed: Take `band1`, ... where names are missing, instead of failing.
+
+    Raises:
+        RasterError: A file cannot be opened.
+        BandError: Bands are not named, or there twice.
+        InventoryError: Areas cannot be used.
+    """
+    first = FileScene.open(path, bands=bands, sensor=sensor, unnamed=unnamed)
+    if pixel_size_m is not None:
+        grid = first.grid.resampled(pixel_size_m)
+        how = Resampling.average if pixel_size_m > first.grid.pixel_size_m else Resampling.bilinear
+        first = FileScene.open(
+            path, bands=bands, sensor=sensor, unnamed=unnamed, grid=grid, resampling=how
+        )
+    grid = first.grid
+    parts: list[FileScene | TerrainScene] = [first]
+    sources = [SourceFile("scene", str(path), first.bands)]
+    for text in add:
+        file, _, names = text.rpartition(":")
+        if not file or not names:
+            raise UsageError(
+                f"Cannot add bands from '{text}': expected FILE:name,name, for example "
+                "--add ndsm.tif:height_above_ground."
+            )
+        part = FileScene.open(file, bands=names.split(","), sensor=sensor, grid=grid)
+        parts.append(part)
+        sources.append(SourceFile("add", file, part.bands))
+    if pre is not None:
+        part = FileScene.open(pre, sensor=sensor, prefix="pre_", grid=grid)
+        parts.append(part)
+        sources.append(SourceFile("pre", str(pre), part.bands))
+    if dem is not None:
+        terrain = TerrainScene(str(dem), grid)
+        parts.append(terrain)
+        sources.append(SourceFile("dem", str(dem), terrain.bands))
+    area = None
+    if aoi is not None:
+        area = Area(read_polygons(aoi, grid, what="area of interest").geometries, grid)
+        sources.append(SourceFile("aoi", str(aoi)))
+    cloud: Area | FileScene | None = None
+    if unusable is not None:
+        sources.append(SourceFile("unusable", str(unusable)))
+        if is_raster_file(unusable):
+            cloud = FileScene(
+                str(unusable), {"unusable": 1}, grid=grid, resampling=Resampling.nearest
+            )
+        else:
+            cloud = Area(read_polygons(unusable, grid, what="unusable ground").geometries, grid)
+    return StackedScene(parts, sources, aoi=area, unusable=cloud)
+
+
+def as_scene(scene: SceneLike) -> Scene:
+    """A scene from what a verb was given: itself, or the file opened."""
+    return open_scene(scene) if isinstance(scene, str | Path) else scene

@@ -1,0 +1,50 @@
+"""Which windows cover a grid, and how a window that reaches beyond it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from landslip.geo.errors import UsageError
+from landslip.geo.grid import Grid, Window
+
+
+def cover(grid: Grid, core: int) -> Iterator[Window]:
+    """Cut a grid into windows of `core` pixels, row by row; the last ones are cut to the grid.
+
+    The windows lie on an absolute grid that starts at (0, 0), cover every pixel once, and share
+    none.
+    """
+    if core < 1:
+        raise UsageError(f"Cannot cover a grid with windows of {core} px: at least 1 is needed.")
+    for row in range(0, grid.height, core):
+        for col in range(0, grid.width, core):
+            yield Window(row, col, min(core, grid.height - row), min(core, grid.width - col))
+
+
+def starts(length: int, size: int, stride: int) -> list[int]:
+    """First pixels of the pieces of `size` that cover `length` in steps of `stride`.
+
+    The last piece is moved back so that it ends at the edge; a length below `size` gives [0].
+    """
+    if size < 1 or stride < 1:
+        raise UsageError(f"Cannot tile with size {size} and stride {stride}: both must be >= 1.")
+    if length <= size:
+        return [0]
+    regular = list(range(0, length - size + 1, stride))
+    return regular if regular[-1] == length - size else [*regular, length - size]
+
+
+def reflected_indices(
+    start: int, stop: int, length: int
+) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+    """Indices of `start`..`stop` in an axis of `length`, mirrored at both ends (edge not repeated).
+
+    Example: ``reflected_indices(-2, 4, 3)`` is ``[2, 1, 0, 1, 2, 1]``.
+    """
+    if length == 1:
+        return np.zeros(stop - start, dtype=np.intp)
+    period = 2 * (length - 1)
+    folded = np.arange(start, stop) % period
+    return np.where(folded < length, folded, period - folded).astype(np.intp)

@@ -1,0 +1,152 @@
+"""Checkpoints of the paper's authors, read into our `resunet`.
+
+The names of their tensors are those of their model.py and layers.py: torchvision's ResNet-50 at
+the root, beside it `head`, `up1` to `up4` and `out`. Their train.py saves a dictionary with the
+weights under "weights"; the weights themselves are not published in the repository.
+
+Source:
+    https://github.com/WenwenQi/Deep-Residual-U-Net-for-extracting-landslides, 2020-10-13.
+"""
+
+import pickle
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from landslip.geo.errors import ModelError
+from landslip.learn.models import build_model
+
+_NOTE = (
+    "Converted from the authors' checkpoint. Image: 8-bit values / 255. The three outputs were "
+    "trained on one and the same mask, read as a colour image. Built with align_corners=True. "
+    "Equal to the authors' graph where height and width are multiples of 32; elsewhere they crop "
+    "upsampled maps and we resize them."
+)
+
+# Registered in the authors' graph, never used by it: ResNet's classifier, two 3x3 convolutions
+# in each decoder step.
+_DEAD = re.compile(r"fc\.|up[1-4]\.conv\.")
+
+# Ours -> theirs, replaced one after the other.
+_THEIR_NAMES = (
+    ("encoder.", ""),
+    ("head.", "head.head."),
+    (".join.", "."),
+    (".up.reduce.", ".up.0."),
+    (".residual.", ".add.add."),
+    (".smooth.", ".add.smooth."),
+    (".classify.", ".end."),
+)
+
+# Under which a checkpoint may keep its weights; the authors' is the first.
+_WRAPPERS = ("weights", "state_dict", "model", "net")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuthorsReport:
+    """What is known of a checkpoint of the authors, beside its weights."""
+
+    ignored_keys: int
+    """Tensors in the file that the authors' graph registers and never uses."""
+
+    bands: tuple[str, ...] = ("green", "red", "nir")
+    """In the order in which the network takes them: OpenCV turns NIR-R-G files around."""
+
+    outputs: int = 3
+    """Channels of the logits."""
+
+    note: str = _NOTE
+    """What a person should know before using the model."""
+
+
+def read_authors_checkpoint(path: Path) -> tuple[nn.Module, AuthorsReport]:
+    """Read a checkpoint of the paper's authors; no code inside the file is run.
+
+    Args:
+        path: Written by `torch.save`: a state dict, or a dictionary that holds one under
+            "weights", "state_dict", "model" or "net"; with or without "module." before names.
+
+    Returns:
+        `resunet` with 3 outputs and align_corners, in evaluation mode, and what else is known.
+
+    Raises:
+        ModelError: The file cannot be read, holds more than tensors, or its tensors are not
+            those of the authors' network.
+    """
+    found = _read_tensors(path)
+    dead = {name for name in found if _DEAD.match(name)}
+
+    model = build_model("resunet", 3, 3, align_corners=True)
+    ours = model.state_dict()
+    theirs = {name: _their_name(name) for name in ours}
+    _check_names(path, {theirs[name]: ours[name] for name in ours}, found, dead)
+    # PyTorch before 0.4.1 kept no count of batches; nothing that we run depends on it.
+    model.load_state_dict({name: found.get(theirs[name], ours[name]) for name in ours})
+    return model.eval(), AuthorsReport(ignored_keys=len(dead))
+
+
+def _their_name(name: str) -> str:
+    for ours, theirs in _THEIR_NAMES:
+        name = name.replace(ours, theirs)
+    return name
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the file's tensors under the authors' names."""
+    try:
+        content = torch.load(path, weights_only=True, map_location="cpu")
+    except OSError as error:
+        raise ModelError(
+            f"Cannot read checkpoint {path}: {error.strerror}. Check the path."
+        ) from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        # PyTorch's own message advises to switch its safety off; keep it out of ours.
+        raise ModelError(
+            f"Cannot read checkpoint {path}: expected a PyTorch file with tensors alone, found "
+            "other objects or a broken file. Save it anew where it was trained, with "
+            "torch.save(model.state_dict(), ...)."
+        ) from error
+    if isinstance(content, dict):
+        content = next((content[key] for key in _WRAPPERS if key in content), content)
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
+        raise ModelError(
+            f"Cannot read checkpoint {path}: expected named tensors, alone or under "
+            f"{', '.join(_WRAPPERS)}; found something else. Save it anew where it was trained, "
+            "with torch.save(model.state_dict(), ...)."
+        )
+    return {name.removeprefix("module."): value for name, value in content.items()}
+
+
+def _check_names(
+    path: Path, expected: dict[str, Tensor], found: dict[str, Tensor], dead: set[str]
+) -> None:
+    missing = [
+        name for name in expected if name not in found and not name.endswith(".num_batches_tracked")
+    ]
+    unexpected = [name for name in found if name not in expected and name not in dead]
+    misshaped = [
+        f"{name} {tuple(found[name].shape)} for {tuple(expected[name].shape)}"
+        for name in expected
+        if name in found and found[name].shape != expected[name].shape
+    ]
+    if not missing and not unexpected and not misshaped:
+        return
+    faults = [
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for kind, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", misshaped),
+        )
+        if names
+    ]
+    raise ModelError(
+        f"Cannot convert checkpoint {path}: expected the {len(expected)} tensors of the authors' "
+        f"ResU-Net, found {'; '.join(faults)}. "
+        "Give a checkpoint that was trained with the authors' code."
+    )

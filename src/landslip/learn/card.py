@@ -1,0 +1,199 @@
+"""A model file explains itself: weights in safetensors, and a card in its metadata."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from landslip.geo.errors import ModelError
+from landslip.geo.output import whole_file
+from landslip.learn.models import build_model
+from landslip.prepare.scaling import Scaling
+
+FORMAT_VERSION = "1.0"
+CARD_KEY = "landslip"
+"""Key of the card in the metadata of the safetensors file."""
+
+
+class ModelCard(BaseModel):
+    """What a model needs to be used, and what is known of it.
+
+    Names follow the STAC Machine Learning Model extension where it has them. Unknown fields are
+    kept; a higher major version is refused.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    format_version: str = FORMAT_VERSION
+    """Version of this list of fields."""
+    name: str
+    """Name of the model, for people and for the inventory's attributes."""
+    architecture: str
+    """Name in `MODELS`, or `library:ARCH/ENCODER`."""
+    hyperparameters: dict[str, Any] = {}
+    """Arguments of the builder: outputs, align_corners."""
+    framework: str = "pytorch"
+    """Always pytorch."""
+    framework_version: str = ""
+    """Version of torch that trained it."""
+    total_parameters: int
+    """Number of weights that were learnt."""
+    bands: tuple[str, ...]
+    """Bands in the order of the network's input."""
+    optional_bands: tuple[str, ...] = ()
+    """Bands that may be missing."""
+    scaling: tuple[tuple[str, float, float], ...]
+    """(band, low, high): low becomes 0, high becomes 1."""
+    quantised: bool = False
+    """Scaled values are rounded to 256 levels."""
+    pixel_size_m: float
+    """Pixel size of the training ground (m)."""
+    threshold: float = 0.5
+    """Probability from which ground counts as landslide: largest F1 on validation."""
+    pr_curve: tuple[tuple[float, float, float], ...] = ()
+    """(threshold, precision, recall) on validation; thresholds where both are defined."""
+    halo_px: int
+    """Pixels that a window needs around its core."""
+    stride_px: int
+    """Windows begin at multiples of this."""
+    calibration: dict[str, Any] | None = None
+    """How scores become probabilities; None: they are model scores."""
+    landslide_share: float | None = None
+    """Share of landslide pixels in the training ground."""
+    training: dict[str, Any] = {}
+    """Recipe, settings, seed, epochs, ground and its hashes."""
+    scores: dict[str, dict[str, float | None]] = {}
+    """precision, recall, f1, iou by split, pooled over pixels."""
+    licence: str = ""
+    """Licence of the weights; empty where nobody stated one."""
+    note: str = ""
+    """What a user must know."""
+
+    @property
+    def scaling_of_bands(self) -> Scaling:
+        """The scaling as a function of rasters."""
+        return Scaling(self.scaling, self.quantised)
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Number of learnt weights."""
+    return sum(weights.numel() for weights in network.parameters())
+
+
+def save_model(path: Path, network: nn.Module, card: ModelCard, *, overwrite: bool = False) -> None:
+    """Write weights and card into one safetensors file.
+
+    Raises:
+        OutputError: The file exists, or cannot be written.
+    """
+    # safetensors refuses channels-last tensors.
+    weights = {
+        key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()
+    }
+    with whole_file(path, overwrite=overwrite) as partial:
+        write_safetensors(weights, partial, {CARD_KEY: card.model_dump_json()})
+
+
+def write_safetensors(
+    weights: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]
+) -> None:
+    """Write tensors; a failing disk raises OSError as other writes do."""
+    try:
+        save_file(weights, path, metadata)
+    except SafetensorError as error:
+        raise OSError(_errno_in(str(error)), str(error)) from error
+
+
+def _errno_in(text: str) -> int:
+    """The system's error number that safetensors writes into its message, 0 if none."""
+    _, found, rest = text.partition("os error ")
+    digits = rest.split(")")[0]
+    return int(digits) if found and digits.isdigit() else 0
+
+
+def load_card(path: str | Path) -> ModelCard:
+    """Read only the card of a model file.
+
+    Raises:
+        ModelError: No such file, a pickle, cut short, not of landslip, or of a newer format.
+    """
+    path = Path(path)
+    _refuse_other_files(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"Cannot open model {path}: the file is damaged or cut short ({error}). "
+            "Copy or train it again."
+        ) from error
+    if CARD_KEY not in metadata:
+        raise ModelError(
+            f"Cannot use model {path}: it is a safetensors file without a landslip card. "
+            "Use a file that landslip train wrote."
+        )
+    try:
+        found = json.loads(metadata[CARD_KEY])
+        version = str(found.get("format_version", "0"))
+        if int(version.split(".")[0]) > int(FORMAT_VERSION.split(".")[0]):
+            raise ModelError(
+                f"Cannot use model {path}: its card has format {version}, this landslip reads "
+                f"{FORMAT_VERSION}. Update landslip."
+            )
+        return ModelCard.model_validate(found)
+    except (ValidationError, json.JSONDecodeError, AttributeError) as error:
+        first = str(error).splitlines()
+        raise ModelError(
+            f"Cannot use model {path}: its card is damaged ({'; '.join(first[:3])}). "
+            "Train or copy it again."
+        ) from error
+
+
+def _refuse_other_files(path: Path) -> None:
+    if not path.is_file():
+        raise ModelError(
+            f"Cannot open model {path}: there is no such file. Check its name and folder."
+        )
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head[:2] == b"PK" or head[:1] == b"\x80":
+        raise ModelError(
+            f"Cannot open model {path}: it is a pickle, which can run any code, and pickles are "
+            "never loaded. The paper authors' checkpoints are read by landslip convert."
+        )
+    if len(head) < 9 or struct.unpack("<Q", head[:8])[0] > path.stat().st_size or head[8:] != b"{":
+        raise ModelError(
+            f"Cannot open model {path}: it is no safetensors file, or cut short "
+            f"({path.stat().st_size} bytes). Copy or train it again."
+        )
+
+
+def load_model(path: str | Path) -> tuple[ModelCard, nn.Module]:
+    """Rebuild a network from its file, ready to predict (evaluation mode, on the CPU).
+
+    Raises:
+        ModelError: The file cannot be used.
+    """
+    card = load_card(path)
+    network = build_model(
+        card.architecture,
+        len(card.bands),
+        int(card.hyperparameters.get("outputs", 1)),
+        align_corners=bool(card.hyperparameters.get("align_corners", False)),
+    )
+    try:
+        network.load_state_dict(load_file(Path(path)))
+    except (RuntimeError, SafetensorError, OSError) as error:
+        raise ModelError(
+            f"Cannot use model {path}: its weights do not fit {card.architecture} with "
+            f"{len(card.bands)} bands ({str(error).splitlines()[0]}). Train or copy it again."
+        ) from error
+    return card, network.eval()

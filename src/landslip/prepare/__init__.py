@@ -1,0 +1,1 @@
+"""From files as delivered to ground to learn from."""

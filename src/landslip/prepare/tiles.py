@@ -1,0 +1,475 @@
+"""Verb `tile`: a folder of tiles with raw values, labels and an index."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+
+from landslip import __version__
+from landslip.geo.bands import band_name
+from landslip.geo.errors import BandError, InventoryError, TileSetError
+from landslip.geo.grid import Grid, Window
+from landslip.geo.inventory import Polygons, write_layers
+from landslip.geo.labels import BACKGROUND, LANDSLIDE, UNLABELLED, Labels, open_labels
+from landslip.geo.output import whole_folder
+from landslip.geo.progress import track
+from landslip.geo.raster import FileScene, Raster, Scene, create_raster, fingerprint
+from landslip.geo.scene import SceneLike, StackedScene, as_scene
+from landslip.prepare.split import SPLITS, TileOptions, split_ground, tile_name
+
+log = logging.getLogger(__name__)
+
+FORMAT_VERSION = "1.0"
+REJECTED_WEIGHT = 3
+"""How often a tile with ground that an analyst rejected is drawn, compared with others."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One training sample."""
+
+    name: str
+    """Stem of its files in `images/` and `labels/`."""
+    split: str
+    """`train`, `validation` or `test`."""
+    height: int
+    """Rows (px)."""
+    width: int
+    """Columns (px)."""
+    landslide_share: float
+    """Share of landslide pixels in the labelled ones; 0 where none is labelled."""
+    valid_share: float
+    """Share of pixels that are usable and labelled."""
+    weight: int = 1
+    """How often it is drawn in an epoch."""
+    row: int = -1
+    """First row in the scene (px); -1 where there is no scene."""
+    col: int = -1
+    """First column in the scene (px); -1 where there is no scene."""
+
+    @property
+    def window(self) -> Window | None:
+        """Its pixels in the scene, or None for tiles without a position."""
+        return None if self.row < 0 else Window(self.row, self.col, self.height, self.width)
+
+
+@dataclass(frozen=True)
+class TileSet:
+    """A folder of tiles. Holds the index; pixels are read tile by tile."""
+
+    folder: Path
+    """Where the files lie."""
+    tiles: tuple[Tile, ...]
+    """All tiles, in the order of the index."""
+    bands: tuple[str, ...]
+    """Names of the bands in every tile, in order."""
+    pixel_size_m: float
+    """Pixel size (m)."""
+    crs: str
+    """CRS as text; empty for tiles without a position."""
+    dtype: str
+    """Type of the raw values."""
+    sources: tuple[dict[str, Any], ...]
+    """Files that the tiles come from, with their hashes."""
+
+    @classmethod
+    def open(cls, folder: str | Path) -> TileSet:
+        """Read the index of a folder that `make_tiles` or `tiles_from_folder` wrote.
+
+        The split is read from `tiles.gpkg`, so it can be edited in a GIS.
+
+        Raises:
+            TileSetError: The folder is no tile set, or of a newer format.
+        """
+        import pyogrio
+
+        folder = Path(folder)
+        try:
+            head = json.loads((folder / "tileset.json").read_text(encoding="utf-8"))
+            rows = pyogrio.read_dataframe(folder / "tiles.gpkg", read_geometry=False)
+            version = str(head["format_version"])
+            if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
+                raise TileSetError(
+                    f"Cannot open {folder}: its format is {version}, this landslip reads "
+                    f"{FORMAT_VERSION}. Update landslip."
+                )
+            tiles = tuple(
+                Tile(**{field: _plain(value) for field, value in row.items()})
+                for row in rows[list(Tile.__dataclass_fields__)].to_dict("records")
+            )
+            return cls(
+                folder, tiles, tuple(head["bands"]), float(head["pixel_size_m"]), head["crs"],
+                head["dtype"], tuple(head["sources"]),
+            )  # fmt: skip
+        except TileSetError:
+            raise
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise TileSetError(
+                f"Cannot open tile set {folder}: it needs a tileset.json and a tiles.gpkg as "
+                f"`landslip tile` writes them ({error}). Make it again with landslip tile."
+            ) from error
+
+    def of(self, split: str) -> tuple[Tile, ...]:
+        """The tiles of one side."""
+        return tuple(tile for tile in self.tiles if tile.split == split)
+
+    def read(
+        self, tile: Tile, bands: Sequence[str] | None = None
+    ) -> tuple[Raster, NDArray[np.uint8]]:
+        """Raw pixels of a tile, and its labels (0, 1, 255), shape (height, width)."""
+        path = self.folder / "images" / f"{tile.name}.tif"
+        scene = FileScene(str(path), {band: n for n, band in enumerate(self.bands, 1)})
+        labels = FileScene(str(self.folder / "labels" / f"{tile.name}.tif"), {"label": 1})
+        try:
+            raster = scene.read(scene.grid.window, bands or self.bands)
+            read = labels.read(labels.grid.window, ["label"])
+        finally:
+            scene.close()
+            labels.close()
+        values: NDArray[np.uint8] = np.where(read.valid, read.values[0], UNLABELLED)
+        return raster, np.where(raster.valid, values, UNLABELLED).astype(np.uint8)
+
+    def first_seen(self, tile: Tile) -> NDArray[np.bool_]:
+        """Pixels that no earlier tile of the same side holds, so that ground is counted once."""
+        seen = np.ones((tile.height, tile.width), dtype=bool)
+        own = tile.window
+        if own is None:
+            return seen
+        for earlier in self.of(tile.split):
+            if earlier == tile:
+                break
+            shared = earlier.window and own.intersection(earlier.window)
+            if shared:
+                seen[shared.relative_to(own).slices] = False
+        return seen
+
+    def sha256(self) -> str:
+        """Hash of the index: tiles, sides and sources."""
+        text = json.dumps([[asdict(tile) for tile in self.tiles], self.bands, self.sources])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def summary(self) -> str:
+        """Tiles and landslide share by side, for people."""
+        parts = []
+        for split in SPLITS:
+            tiles = self.of(split)
+            if tiles:
+                pixels = np.array([tile.height * tile.width * tile.valid_share for tile in tiles])
+                shares = np.array([tile.landslide_share for tile in tiles])
+                share = float((pixels * shares).sum() / max(pixels.sum(), 1))
+                parts.append(f"{split} {len(tiles)} tiles ({share:.1%} landslide)")
+        return ", ".join(parts)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
+
+
+def make_tiles(
+    scene: SceneLike,
+    inventory: str | Path,
+    out: str | Path,
+    *,
+    options: TileOptions | None = None,
+    checked: str | Path | None = None,
+    positive: int | None = None,
+    overwrite: bool = False,
+) -> TileSet:
+    """Cut a scene and its inventory into tiles of raw values.
+
+    Args:
+        scene: Scene, or the path of a file that names its bands.
+        inventory: Landslide polygons (any OGR format) or a label raster.
+        out: Folder to write; it appears when it is whole.
+        options: Size, stride and split; None for the defaults.
+        checked: Polygons inside which everything was inspected; without it all ground counts as
+            checked, and that is said.
+        positive: Value of landslides in a label raster where it is not 1.
+        overwrite: Replace a folder that exists.
+
+    Raises:
+        InventoryError: Polygons or labels cannot be used.
+        TileSetError: The ground cannot be split, or nothing of it is labelled.
+        OutputError: `out` exists, or cannot be written.
+    """
+    options = options or TileOptions()
+    opened = as_scene(scene)
+    labels = open_labels(inventory, opened.grid, checked=checked, positive=positive)
+    if checked is None:
+        log.warning(
+            "no --checked areas: all ground without a landslide counts as checked background"
+        )
+    with whole_folder(Path(out), overwrite=overwrite) as folder:
+        sides = split_ground(labels, options)
+        tiles = [
+            tile
+            for side, window in track(sides, total=len(sides), what="Tiling")
+            if (tile := _write_tile(folder, opened, labels, side, window)) is not None
+        ]
+        _require_labelled(tiles, str(inventory))
+        sources = (
+            [source.record() for source in opened.sources]
+            if isinstance(opened, StackedScene)
+            else []
+        )
+        sources.append({"role": "inventory", **fingerprint(str(inventory).partition("|")[0])})
+        if checked is not None:
+            sources.append({"role": "checked", **fingerprint(str(checked).partition("|")[0])})
+        _write_index(folder, tiles, opened.grid, opened.bands, sources)
+        from landslip.prepare.pictures import write_split_picture
+
+        polygons: Polygons | None = getattr(labels, "polygons", None)
+        write_split_picture(folder / "split.png", tiles, opened.grid, polygons)
+    tile_set = TileSet.open(out)
+    log.info("%s: %s", out, tile_set.summary())
+    return tile_set
+
+
+def _write_tile(
+    folder: Path, scene: Scene, labels: Labels, split: str, window: Window
+) -> Tile | None:
+    """Write one tile; None where nothing of it is labelled and usable."""
+    raster = scene.read(window, scene.bands)
+    values = labels.read(window)
+    values[~raster.valid] = UNLABELLED
+    if (values == UNLABELLED).all():
+        return None
+    rejected = bool((labels.rejected(window) & raster.valid).any())
+    name = tile_name(window)
+    return _write_pair(
+        folder, name, split, raster, values,
+        weight=REJECTED_WEIGHT if rejected else 1, row=window.row, col=window.col,
+    )  # fmt: skip
+
+
+def _write_pair(
+    folder: Path,
+    name: str,
+    split: str,
+    raster: Raster,
+    labels: NDArray[np.uint8],
+    *,
+    weight: int = 1,
+    row: int = -1,
+    col: int = -1,
+) -> Tile:
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(exist_ok=True)
+    image = folder / "images" / f"{name}.tif"
+    dtype = raster.values.dtype.name
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        create_raster(image, raster.grid, bands=raster.bands, dtype=dtype) as out,
+    ):
+        out.write(raster.values)
+        if not raster.valid.all():
+            out.write_mask(raster.valid)
+    path = folder / "labels" / f"{name}.tif"
+    with create_raster(path, raster.grid, bands=["label"], dtype="uint8", nodata=UNLABELLED) as out:
+        out.write(labels, 1)
+    labelled = int((labels != UNLABELLED).sum())
+    share = int((labels == LANDSLIDE).sum()) / labelled if labelled else 0.0
+    height, width = labels.shape
+    return Tile(name, split, height, width, share, labelled / labels.size, weight, row, col)
+
+
+def _require_labelled(tiles: Sequence[Tile], what: str) -> None:
+    if not tiles:
+        raise TileSetError(
+            f"Cannot tile: no tile holds ground that is both usable and labelled ({what}). "
+            "Check where the checked areas and the nodata lie with landslip check."
+        )
+    count = Counter(tile.split for tile in tiles)
+    if not count["train"]:
+        raise TileSetError(
+            "Cannot tile: no labelled ground is left to train on. Choose another --split."
+        )
+    if not any(tile.landslide_share for tile in tiles if tile.split == "train"):
+        raise TileSetError(
+            f"Cannot learn from {what}: the training tiles hold no landslide pixel. "
+            "Choose another --split, or a finer scene."
+        )
+    for split in SPLITS[1:]:
+        own = [tile for tile in tiles if tile.split == split]
+        if own and not any(tile.landslide_share for tile in own):
+            log.warning("the %s tiles hold no landslide: recall is undefined there", split)
+
+
+def _write_index(
+    folder: Path,
+    tiles: Sequence[Tile],
+    grid: Grid | None,
+    bands: Sequence[str],
+    sources: Iterable[dict[str, Any]],
+    pixel_size_m: float | None = None,
+) -> None:
+    import geopandas as gpd
+
+    crs = None if grid is None or grid.crs is None else grid.crs.to_wkt()
+    shapes = [
+        None if grid is None or tile.window is None else grid.crop(tile.window).footprint()
+        for tile in tiles
+    ]
+    frame = gpd.GeoDataFrame([asdict(tile) for tile in tiles], geometry=shapes, crs=crs)
+    write_layers(folder / "tiles.gpkg", {"tiles": frame})
+    with rasterio.open(folder / "images" / f"{tiles[0].name}.tif") as first:
+        dtype = first.dtypes[0]
+    size_m = pixel_size_m if grid is None else grid.pixel_size_m
+    head = {
+        "format_version": FORMAT_VERSION,
+        "landslip": __version__,
+        "bands": list(bands),
+        "pixel_size_m": size_m,
+        "crs": "" if grid is None or grid.crs is None else grid.crs.to_string(),
+        "dtype": dtype,
+        "sources": list(sources),
+    }
+    (folder / "tileset.json").write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
+
+
+def tiles_from_folder(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    bands: Sequence[str],
+    pixel_size_m: float,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> TileSet:
+    """Take pictures and masks that exist as a tile set without positions.
+
+    Args:
+        folder: With `images/`, `masks/` of the same names (255, or 1, = landslide, 0 =
+            background), and an optional `index.csv` with columns `file` and `split`.
+        out: Folder to write; it appears when it is whole.
+        bands: Names of the pictures' bands in order.
+        pixel_size_m: Pixel size (m).
+        seed: Draws the sides (80 / 20) where there is no `index.csv`.
+        overwrite: Replace a folder that exists.
+
+    Raises:
+        TileSetError: Files are missing, or the index names an unknown split.
+        BandError: A picture has another number of bands.
+        InventoryError: A mask holds other values or has another size.
+    """
+    folder = Path(folder)
+    splits = _splits_of_folder(folder, seed)
+    names = tuple(band_name(band) for band in bands)
+    with whole_folder(Path(out), overwrite=overwrite) as partial:
+        tiles = []
+        for file, split in track(splits.items(), total=len(splits), what="Tiling"):
+            raster = _picture(folder / "images" / file, names, pixel_size_m)
+            labels = _mask(folder, file, raster)
+            tiles.append(_write_pair(partial, Path(file).stem, split, raster, labels))
+        _require_labelled(tiles, str(folder))
+        sources = [{"role": "folder", "path": str(folder)}]
+        _write_index(partial, tiles, None, names, sources, pixel_size_m)
+    tile_set = TileSet.open(out)
+    log.info("%s: %s", out, tile_set.summary())
+    return tile_set
+
+
+def _splits_of_folder(folder: Path, seed: int) -> dict[str, str]:
+    index = folder / "index.csv"
+    if not (folder / "images").is_dir() or not (folder / "masks").is_dir():
+        raise TileSetError(
+            f"Cannot tile from {folder}: it needs the folders images/ and masks/. Name the folder "
+            "that holds both."
+        )
+    if index.exists():
+        with index.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        if not rows or not {"file", "split"} <= set(rows[0]):
+            raise TileSetError(
+                f"Cannot read {index}: it needs the columns file and split. Add them, or remove it."
+            )
+        splits = {
+            row["file"]: {"val": "validation"}.get(row["split"], row["split"]) for row in rows
+        }
+        unknown = sorted(set(splits.values()) - set(SPLITS))
+        if unknown:
+            raise TileSetError(
+                f"Cannot read {index}: split holds {', '.join(unknown)}; expected "
+                f"{', '.join(SPLITS)}. Rename them."
+            )
+        return splits
+    files = sorted(path.name for path in (folder / "images").iterdir() if path.is_file())
+    log.warning("%s has no index.csv: tiles are split at random, so the scores may flatter", folder)
+    order = np.random.default_rng(seed).permutation(len(files))
+    held_out = set(order[: round(0.2 * len(files))].tolist())
+    return {
+        file: "validation" if number in held_out else "train" for number, file in enumerate(files)
+    }
+
+
+def _picture(path: Path, bands: tuple[str, ...], pixel_size_m: float) -> Raster:
+    scene = FileScene.open(path, bands=bands)
+    raster = scene.read(scene.grid.window, bands)
+    scene.close()
+    # Positions of pictures are seldom true; the pixel size is what a model needs to know.
+    grid = Grid(None, Affine.scale(pixel_size_m, -pixel_size_m), *raster.valid.shape)
+    return Raster(raster.values, raster.valid, bands, grid)
+
+
+def _mask(folder: Path, file: str, raster: Raster) -> NDArray[np.uint8]:
+    choices = [folder / "masks" / file, *sorted((folder / "masks").glob(f"{Path(file).stem}.*"))]
+    path = next((choice for choice in choices if choice.exists()), None)
+    if path is None:
+        raise TileSetError(
+            f"Cannot tile from {folder}: {file} has no mask in masks/. Add it, or leave the "
+            "picture out of index.csv."
+        )
+    scene = FileScene(str(path), {"mask": 1})
+    mask = scene.read(scene.grid.window, ["mask"]).values[0]
+    scene.close()
+    values = set(np.unique(mask).tolist())
+    if mask.shape != raster.valid.shape or not (values <= {0, 255} or values <= {0, 1}):
+        raise InventoryError(
+            f"Cannot use mask {path}: expected {raster.valid.shape} px of 0 and 255 (landslide), "
+            f"found {mask.shape} px of {sorted(values)[:6]}. Correct the mask."
+        )
+    labels: NDArray[np.uint8] = np.where(mask > 0, LANDSLIDE, BACKGROUND).astype(np.uint8)
+    labels[~raster.valid] = UNLABELLED
+    return labels
+
+
+def require_alike(tile_sets: Sequence[TileSet]) -> None:
+    """Raise where tile sets cannot train one model: other bands, or other pixel sizes.
+
+    Raises:
+        BandError: Bands differ.
+        TileSetError: Pixel sizes differ by more than a quarter.
+    """
+    first = tile_sets[0]
+    for other in tile_sets[1:]:
+        if set(other.bands) != set(first.bands):
+            raise BandError(
+                f"Cannot train on {first.folder} and {other.folder} together: the bands are "
+                f"{', '.join(first.bands)} and {', '.join(other.bands)}. Name common bands with "
+                "--use, or train on one."
+            )
+        ratio = other.pixel_size_m / first.pixel_size_m
+        if not 0.8 <= ratio <= 1.25:
+            raise TileSetError(
+                f"Cannot train on {first.folder} and {other.folder} together: their pixels are "
+                f"{first.pixel_size_m:.3g} m and {other.pixel_size_m:.3g} m. Resample one with "
+                "landslip tile --pixel-size."
+            )
+
+
+def crs_of(tile_set: TileSet) -> CRS | None:
+    """The CRS of a tile set, or None."""
+    return CRS.from_string(tile_set.crs) if tile_set.crs else None
