@@ -23,7 +23,7 @@ help:
 setup: $(READY)
 
 demo: $(READY)
-	.venv/bin/landslip demo $(ARGS)
+	.venv/bin/landslip demo --overwrite
 
 test: $(READY)
 	$(PYTHON) -m pytest $(ARGS)
@@ -50,16 +50,19 @@ $(PYTHON): | $(UV)
 	$(UV) venv --quiet --clear .venv
 
 $(READY): pyproject.toml constraints.txt | $(PYTHON)
-	@echo "Setting up: torch for GPUs is large. For CPUs only: UV_TORCH_BACKEND=cpu make ..."
+	@echo "On Linux the set-up takes 3 GB (torch with CUDA); UV_TORCH_BACKEND=cpu make ... far less."
 	$(UV) pip install --python $(PYTHON) --editable ".[library]" --group dev $(VERSIONS)
 	@touch $(READY)
 
+# The oldest Python, so that the versions serve all of them.
 # CUDA libraries exist on some platforms only and follow torch, so they are never pinned.
-pins: $(UV)
-	$(UV) venv --quiet --clear .venv
+pins:
+	python3 -m pip install --quiet --upgrade --target .tools uv
+	$(UV) venv --quiet --clear --python 3.11 .venv
 	$(UV) pip install --python $(PYTHON) --editable ".[library]" --group dev
 	grep '^#' constraints.txt > .venv/pins
-	$(UV) pip freeze --python $(PYTHON) --exclude-editable | grep -vE '^(nvidia-|cuda-|triton=)' >> .venv/pins
+	$(UV) pip freeze --python $(PYTHON) --exclude-editable | sed 's/+.*//' \
+	  | grep -vE '^(nvidia-|cuda-|triton=)' >> .venv/pins
 	$(UV) --version | sed 's/^uv \([^ ]*\).*/uv==\1/' >> .venv/pins
 	mv .venv/pins constraints.txt
 	@touch $(READY)

@@ -1,18 +1,31 @@
-"""Pictures of scores: where a map is right and wrong, and the precision-recall curve."""
+"""Where a map is right and wrong, as raster, polygons and picture; the precision-recall curve."""
 
 from __future__ import annotations
 
 import math
 import warnings
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import shapely
+from affine import Affine
 from numpy.typing import NDArray
+from rasterio.features import shapes
 
-from landslip.assess.scores import ScoreHistogram
+from landslip.assess.scores import (
+    Ground,
+    PredictionScores,
+    ScoreHistogram,
+    ground_text,
+    score_text,
+    threshold_text,
+)
 from landslip.geo.grid import Grid, Window
+from landslip.geo.inventory import areas_m2, write_layers
+from landslip.geo.raster import create_raster, rasterio_window
 from landslip.geo.terrain import pixel_steps_m
 
 if TYPE_CHECKING:
@@ -45,8 +58,10 @@ ERROR_CLASSES: dict[int, ErrorClass] = {
 _BY_RANK = np.array([NOT_SCORED, TN, TP, FP, FN], dtype=np.uint8)
 """Where several pixels share one of the picture, the last of these is shown."""
 
-WIDTH_PX, HEIGHT_PX = 1600, 1400
+WIDTH_PX, HEIGHT_PX = 2000, 1400
 """Largest map in an error picture (px)."""
+ENLARGED_WIDTH_PX, ENLARGED_HEIGHT_PX = 1200, 900
+"""Size up to which small maps are enlarged (px)."""
 INK, FAINT = "#222222", "#666666"
 
 
@@ -123,7 +138,7 @@ class ErrorPicture:
             _text(figure, page, em, 1.5 * em, note, 0.85 * em, color=FAINT)
         present = set(np.unique(classes).tolist())
         handles = [
-            Patch(facecolor=np.divide(kind.colour, 255), edgecolor="#888888", label=kind.words)
+            Patch(facecolor=_hex(kind.colour), edgecolor="#888888", label=kind.words)
             for value, kind in ERROR_CLASSES.items()
             if value != NOT_SCORED or value in present
         ]
@@ -183,7 +198,7 @@ def _picture_shape(grid: Grid, aspect: float) -> tuple[int, int]:
     height, width = grid.height * max(aspect, 1), grid.width * max(1 / aspect, 1)
     scale = min(HEIGHT_PX / height, WIDTH_PX / width)
     if scale > 1:
-        scale = math.floor(scale)
+        scale = max(math.floor(min(ENLARGED_HEIGHT_PX / height, ENLARGED_WIDTH_PX / width)), 1)
     return max(round(height * scale), 1), max(round(width * scale), 1)
 
 
@@ -205,6 +220,10 @@ def _length_text(metres: float) -> str:
 def _points(pixels: float) -> float:
     """Points of text that is `pixels` high, at the 100 px an inch of these pictures."""
     return pixels * 0.72
+
+
+def _hex(colour: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def _frame(transform: Any) -> Any:
@@ -248,7 +267,7 @@ def write_pr_curve(histogram: ScoreHistogram, threshold: float, path: Path) -> N
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="Recall", ylabel="Precision", aspect="equal")
     axes.spines[["top", "right"]].set_visible(False)
     for f1 in np.arange(1, 10) / 10:
-        recall = np.linspace(f1 / (2 - f1), 1, 100)
+        recall = np.linspace(f1 / (2 - f1), 1, 1000)
         axes.plot(recall, f1 * recall / (2 * recall - f1), color="#dddddd", linewidth=0.8, zorder=1)
         axes.annotate(
             f"F1 {f1:.1f}", (1, f1 / (2 - f1)), xytext=(4, 0), textcoords="offset points",
@@ -260,8 +279,13 @@ def write_pr_curve(histogram: ScoreHistogram, threshold: float, path: Path) -> N
         axes.set_title("No landslides in the reference: no curve", loc="left")
         _save(figure, path)
         return
-    axes.plot(*np.array(points).reshape(-1, 2).T, color="#1c48d6", linewidth=2, zorder=3)
-    marks = ((threshold, "threshold", "o", 90), (histogram.best_threshold(), "best F1", "*", 150))
+    axes.plot(
+        *np.array(points).reshape(-1, 2).T, color="#1c48d6", linewidth=2, zorder=3, clip_on=False
+    )
+    marks = (
+        (threshold, "threshold", "o", 90),
+        (histogram.best_threshold(), "best threshold", "*", 150),
+    )
     for value, what, marker, size in marks:
         counts = histogram.counts(value)
         if counts.tp + counts.fp == 0:
@@ -272,5 +296,138 @@ def write_pr_curve(histogram: ScoreHistogram, threshold: float, path: Path) -> N
         )  # fmt: skip
     axes.legend(loc="lower left", frameon=False)
     average = f"average precision {histogram.average_precision():.3f}"
-    axes.set_title(f"Pixels of the landslide class, {average}", loc="left", fontsize=11)
+    axes.set_title(f"Pixels of the landslide class, {average}", loc="left", fontsize=11, pad=12)
     _save(figure, path)
+
+
+def error_classes(mapped: NDArray[np.bool_], truth: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Where a map is right and wrong: 0 TN, 1 TP, 2 FN, 3 FP, 255 not scored.
+
+    Args:
+        mapped: Any shape; True where a landslide was mapped.
+        truth: Same shape: 0 background, 1 landslide, 255 not scored.
+    """
+    class_of = np.full((256, 2), NOT_SCORED, dtype=np.uint8)
+    class_of[0] = TN, FP
+    class_of[1] = FN, TP
+    classes: NDArray[np.uint8] = class_of[truth, mapped.astype(np.uint8)]
+    return classes
+
+
+class ErrorMap:
+    """Where one map is right and wrong, as raster, polygons and picture, window by window."""
+
+    def __init__(self, stem: Path, grid: Grid) -> None:
+        """Name the files and open the raster on entering.
+
+        Args:
+            stem: Path of the files without their ending.
+            grid: Where the errors lie.
+        """
+        self._stem = stem
+        self._grid = grid
+        self._picture = ErrorPicture(grid)
+        self._polygons = ErrorPolygons(grid)
+        self._stack = ExitStack()
+        self._raster: Any = None
+
+    def __enter__(self) -> ErrorMap:
+        self._raster = self._stack.enter_context(
+            create_raster(
+                self._stem.with_name(f"{self._stem.name}.tif"),
+                self._grid,
+                bands=["errors"],
+                dtype="uint8",
+                nodata=NOT_SCORED,
+                options={"photometric": "palette"},
+            )
+        )
+        colours = {value: (*kind.colour, 255) for value, kind in ERROR_CLASSES.items()}
+        self._raster.write_colormap(1, colours)
+        words = {f"CLASS_{value}": kind.words for value, kind in ERROR_CLASSES.items()}
+        self._raster.update_tags(1, **words)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def add(self, window: Window, classes: NDArray[np.uint8]) -> None:
+        """Take the classes of one window, shape (height, width)."""
+        self._raster.write(classes, 1, window=rasterio_window(window))
+        self._polygons.add(window, classes)
+        self._picture.add(window, classes)
+
+    def finish(self, scores: PredictionScores, ground: Ground) -> None:
+        """Close the raster, write polygons and picture."""
+        self._stack.close()
+        name = self._stem.name
+        write_layers(self._stem.with_name(f"{name}.gpkg"), {"errors": self._polygons.frame()})
+        counts = scores.pixels
+        shown = scores.name if len(scores.name) <= 32 else f"{scores.name[:31]}…"
+        texts = (
+            f"{what} {score_text(score)}"
+            for what, score in (
+                ("precision", counts.precision), ("recall", counts.recall), ("F1", counts.f1)
+            )
+        )  # fmt: skip
+        at = "" if scores.threshold is None else f"threshold {threshold_text(scores.threshold)}, "
+        self._picture.write(
+            self._stem.with_name(f"{name}.png"),
+            title=f"{shown}:  {'  '.join(texts)}",
+            subtitle=f"{at}{ground_text(ground)}",
+        )
+
+
+class ErrorPolygons:
+    """Errors and hits as polygons along pixel edges, gathered window by window."""
+
+    def __init__(self, grid: Grid) -> None:
+        """Nothing gathered yet."""
+        self._grid = grid
+        self._whole: dict[int, list[Any]] = {TP: [], FN: [], FP: []}
+        self._cut: dict[int, list[Any]] = {TP: [], FN: [], FP: []}
+
+    def add(self, window: Window, classes: NDArray[np.uint8]) -> None:
+        """Take the classes of one window, shape (height, width)."""
+        wanted = (classes == TP) | (classes == FN) | (classes == FP)
+        if not wanted.any():
+            return
+        # In pixels: whole numbers, so that pieces fit together exactly.
+        at = Affine.translation(window.col, window.row)
+        for outline, value in shapes(classes, mask=wanted, connectivity=4, transform=at):
+            piece = shapely.Polygon(outline["coordinates"][0], outline["coordinates"][1:])
+            into = self._cut if self._is_cut(piece, window) else self._whole
+            into[int(value)].append(piece)
+
+    def _is_cut(self, piece: Any, window: Window) -> bool:
+        left, top, right, bottom = piece.bounds
+        return bool(
+            (left == window.col and left > 0)
+            or (top == window.row and top > 0)
+            or (right == window.col_stop and right < self._grid.width)
+            or (bottom == window.row_stop and bottom < self._grid.height)
+        )
+
+    def frame(self) -> Any:
+        """One row a polygon: `kind` (TP, FN or FP) and `area_m2`; from north to south."""
+        import geopandas as gpd
+
+        kinds: list[str] = []
+        found: list[Any] = []
+        for value, whole in self._whole.items():
+            joined = shapely.get_parts(shapely.union_all(self._cut[value])).tolist()
+            pieces = sorted([*whole, *joined], key=lambda piece: (piece.bounds[1], *piece.bounds))
+            kinds += [ERROR_CLASSES[value].short] * len(pieces)
+            found += pieces
+        placed = shapely.transform(np.array(found, dtype=object), self._to_crs)
+        areas = areas_m2(placed, self._grid.crs)
+        return gpd.GeoDataFrame(
+            {"kind": np.array(kinds, dtype=object), "area_m2": areas},
+            geometry=placed,
+            crs=self._grid.crs,
+        )
+
+    def _to_crs(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        a, b, c, d, e, f = self._grid.transform[:6]
+        placed: NDArray[np.float64] = points @ np.array([[a, d], [b, e]]) + (c, f)
+        return placed

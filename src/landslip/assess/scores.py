@@ -1,16 +1,21 @@
-"""Pixel counts, scores and threshold curves of the landslide class."""
+"""Pixel counts, scores and threshold curves of the landslide class, and what an evaluation says."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.table import Table
+from rich.text import Text
 
 from landslip.geo.errors import UsageError
 from landslip.geo.labels import BACKGROUND, LANDSLIDE
 from landslip.geo.probability import TOP_CODE, UNKNOWN_CODE, threshold_code
+
+DEFAULT_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -141,3 +146,109 @@ class ScoreHistogram:
             return math.nan
         precision = found / np.maximum(mapped, 1)
         return float((np.diff(found, prepend=0) * precision).sum() / found[-1])
+
+
+def cut_of(threshold: float | None) -> float:
+    """The threshold to count at; maps of yes and no are codes 0 and 254, so any will do."""
+    return DEFAULT_THRESHOLD if threshold is None else threshold
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The ground that all maps were scored on."""
+
+    km2: float
+    """True area."""
+    pixels: int
+    """Pixels scored."""
+    landslide_share: float
+    """Share of landslide pixels in the reference, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class PredictionScores:
+    """What was counted for one map."""
+
+    name: str
+    """Its name in tables and files; differs between the maps of an evaluation."""
+    path: str
+    """As it was given."""
+    threshold: float | None
+    """Probability from which pixels count as mapped; None for a map of yes and no."""
+    histogram: ScoreHistogram
+    """Its probabilities on landslide and on background."""
+
+    @property
+    def pixels(self) -> Counts:
+        """Pixels right and wrong at the threshold, with precision, recall, F1 and IoU."""
+        return self.histogram.counts(cut_of(self.threshold))
+
+    def record(self) -> dict[str, object]:
+        """For `scores.json`: undefined scores are None."""
+        counts = self.pixels
+        scores = {name: getattr(counts, name) for name in ("precision", "recall", "f1", "iou")}
+        tallies = {name: getattr(counts, name) for name in ("tp", "fp", "fn", "tn")}
+        return {
+            "name": self.name,
+            "path": self.path,
+            "threshold": self.threshold,
+            "pixels": {name: _defined(score) for name, score in scores.items()} | tallies,
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one or several maps on the same ground."""
+
+    predictions: tuple[PredictionScores, ...]
+    """In the order given."""
+    reference: str
+    """Path of the reference."""
+    ground: Ground
+    """Where they were scored."""
+
+    def table(self) -> Table:
+        """The scores for people, one row a map."""
+        table = Table(caption=f"Pixels of the landslide class; {ground_text(self.ground)}.")
+        table.add_column("Prediction", overflow="fold")
+        for column in ("Precision", "Recall", "F1", "IoU", "Threshold"):
+            table.add_column(column, justify="right")
+        for scores in self.predictions:
+            counts = scores.pixels
+            texts = map(score_text, (counts.precision, counts.recall, counts.f1, counts.iou))
+            table.add_row(Text(scores.name), *texts, threshold_text(scores.threshold))
+        return table
+
+    def record(self) -> dict[str, object]:
+        """The content of `scores.json`."""
+        return {
+            "predictions": [scores.record() for scores in self.predictions],
+            "reference": self.reference,
+            "ground": {
+                "km2": self.ground.km2,
+                "pixels": self.ground.pixels,
+                "landslide_share": self.ground.landslide_share,
+            },
+            "landslip": version("landslip"),
+        }
+
+
+def ground_text(ground: Ground) -> str:
+    """Area and landslide share for people."""
+    # Small grounds keep three digits that tell something: .0035, not .00.
+    area = f"{ground.km2:,.2f}" if ground.km2 >= 1 else f"{ground.km2:.3g}"
+    return f"{area} km² scored, {ground.landslide_share:.2%} of it landslide"
+
+
+def score_text(score: float) -> str:
+    """A score for people."""
+    return "–" if math.isnan(score) else f"{score:.3f}"
+
+
+def threshold_text(threshold: float | None) -> str:
+    """A threshold for people."""
+    return "–" if threshold is None else f"{threshold:.3g}"
+
+
+def _defined(score: float) -> float | None:
+    return None if math.isnan(score) else score

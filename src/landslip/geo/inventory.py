@@ -15,11 +15,12 @@ import numpy as np
 import pyogrio
 import pyproj
 import shapely
+from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.features import rasterize
 
-from landslip.geo.errors import InventoryError
+from landslip.geo.errors import InventoryError, OutputError
 from landslip.geo.grid import WGS84, Grid, Window, is_true_to_area, linear_unit_m
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def read_polygons(path: str | Path, grid: Grid, *, what: str = "inventory") -> P
             f"Cannot use {what} {path}: it holds no polygons. Name another file or layer "
             "(FILE|layername=NAME)."
         )
+    frame = frame.set_geometry(shapely.force_2d(frame.geometry.to_numpy()))
     crossing = ~frame.is_valid.to_numpy()
     if crossing.any():
         frame = frame.set_geometry(_repaired(frame.geometry))
@@ -178,7 +180,8 @@ def areas_m2(
         return np.asarray(shapely.area(geometries)) * linear_unit_m(crs) ** 2
     to_wgs84 = pyproj.Transformer.from_crs(pyproj.CRS.from_user_input(crs), 4326, always_xy=True)
     lonlat = shapely.transform(geometries, to_wgs84.transform, interleaved=False)
-    oriented = shapely.orient_polygons(lonlat) if hasattr(shapely, "orient_polygons") else lonlat
+    # One sense of rotation, or the parts of a polygon would cancel.
+    oriented = shapely.normalize(lonlat)
     return np.array([abs(WGS84.geometry_area_perimeter(shape)[0]) for shape in oriented])
 
 
@@ -191,8 +194,19 @@ def rasterised(
     touching = [shape for shape in geometries if shape.intersects(box)]
     if not touching:
         return np.zeros(own.shape, dtype=bool)
-    burnt = rasterize(touching, out_shape=own.shape, transform=own.transform, dtype="uint8")
+    # In whole pixels from the window's corner, vertices rounded: an edge through the middle of a
+    # pixel then falls to the same side whatever the window.
+    to_pixels, corner = ~grid.transform, (window.col, window.row)
+    in_pixels = shapely.transform(
+        np.array(touching, dtype=object),
+        lambda points: np.round(_mapped(to_pixels, points) * 2**20) / 2**20 - corner,
+    )
+    burnt = rasterize(list(in_pixels), out_shape=own.shape, dtype="uint8")
     return np.asarray(burnt, dtype=bool)
+
+
+def _mapped(transform: Affine, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.column_stack(transform * (points[:, 0], points[:, 1]))
 
 
 class Area:
@@ -226,6 +240,23 @@ def write_layers(path: Path, layers: Mapping[str, gpd.GeoDataFrame]) -> None:
                 geometry_type="MultiPolygon",
                 promote_to_multi=True,
             )
+
+
+def refuse_reviewed(folder: Path) -> None:
+    """Raise OutputError where a folder's inventory holds reviewed polygons: no option replaces it.
+
+    Reviewed is a `status` of accepted, edited or rejected.
+    """
+    path = folder / "landslides.gpkg"
+    if not path.exists() or "status" not in pyogrio.read_info(path, layer=LAYER)["fields"]:
+        return
+    status = pyogrio.read_dataframe(path, layer=LAYER, columns=["status"], read_geometry=False)
+    reviewed = status["status"].astype(str).str.lower().isin(["accepted", "edited", "rejected"])
+    if reviewed.any():
+        raise OutputError(
+            f"Cannot replace {folder}: {int(reviewed.sum())} of its landslides were reviewed, and "
+            "reviewed work is never overwritten. Name another output."
+        )
 
 
 @contextmanager

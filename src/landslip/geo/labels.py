@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
 
-from landslip.geo.errors import DataError, InventoryError, RasterError, UsageError
+from landslip.geo.errors import InventoryError, RasterError, UsageError
 from landslip.geo.grid import Grid, Window
 from landslip.geo.inventory import Area, Polygons, read_polygons
 from landslip.geo.raster import FileScene, open_dataset
@@ -102,12 +102,17 @@ class RasterLabels:
         self._require_known_values()
 
     def _require_known_values(self) -> None:
-        found: set[int] = set()
+        found: set[float] = set()
         for window in cover(self.grid, 2048):
             raster = self._scene.read(window, ["label"])
-            found.update(int(value) for value in np.unique(raster.values[0][raster.valid]))
-            if len(found) > 8:
+            found.update(np.unique(raster.values[0][raster.valid]).tolist())
+            if len(found) > 8 and (self._positive is None or self._positive in found):
                 break
+        if not found:
+            raise InventoryError(
+                f"Cannot use labels {self._path}: no labelled pixel lies on the scene. Name the "
+                "files of one place."
+            )
         if self._positive is not None and self._positive not in found:
             raise InventoryError(
                 f"Cannot use labels {self._path}: no pixel has the value {self._positive} of "
@@ -143,9 +148,9 @@ class RasterLabels:
         return np.zeros((window.height, window.width), dtype=bool)
 
 
-def _listed(values: set[int]) -> str:
-    shown = ", ".join(str(value) for value in sorted(values)[:8])
-    return f"{shown}, ..." if len(values) > 8 else shown or "no valid pixel"
+def _listed(values: set[float]) -> str:
+    shown = ", ".join(f"{value:g}" for value in sorted(values)[:8])
+    return f"{shown}, ..." if len(values) > 8 else shown
 
 
 def is_raster_file(path: str | Path) -> bool:
@@ -205,7 +210,7 @@ def _require_touching(polygons: Polygons, grid: Grid, what: str) -> None:
     if not any(shape.intersects(outline) for shape in polygons.geometries):
         here = ", ".join(f"{value:.6g}" for value in outline.bounds)
         there = ", ".join(f"{value:.6g}" for value in polygons.frame.total_bounds)
-        raise DataError(
+        raise InventoryError(
             f"Cannot use {what}: none of its {len(polygons)} polygons touches the scene; scene "
             f"(west, south, east, north) {here}, polygons {there}. Name the files of one place."
         )

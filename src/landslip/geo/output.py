@@ -3,23 +3,62 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyogrio.errors
+from rasterio._err import CPLE_BaseError  # what rasterio.shutil raises; it has no public name
 from rasterio.errors import RasterioError
 
 from landslip.geo.errors import OutputError
+from landslip.geo.raster import is_whole_tiff
+
+_LIBRARY_ERRORS = (
+    RasterioError,
+    CPLE_BaseError,
+    pyogrio.errors.DataLayerError,
+    pyogrio.errors.DataSourceError,
+    pyogrio.errors.FeatureError,
+)
 
 
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Raise OutputError where `path` exists and may not be replaced."""
-    if path.exists() and not overwrite:
+def refuse_existing(path: Path, *, overwrite: bool, marker: str | None = None) -> None:
+    """Raise OutputError where `path` exists and may not be replaced.
+
+    Args:
+        path: Output to be.
+        overwrite: True where the user allows it to be replaced.
+        marker: A file that marks folders of this kind; a folder without it is never replaced,
+            because replacing deletes.
+    """
+    if not path.exists():
+        return
+    if not overwrite:
         raise OutputError(
             f"Cannot write {path}: it exists already. Name another output, or add --overwrite."
         )
+    if marker is not None and not (path / marker).is_file():
+        raise OutputError(
+            f"Cannot replace {path}: it holds no {marker}, so landslip did not write it. "
+            "Name another output."
+        )
+
+
+_NOT_TO_BE_WRITTEN = frozenset(
+    {
+        errno.EACCES,
+        errno.EEXIST,
+        errno.EISDIR,
+        errno.ENAMETOOLONG,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+    }
+)
 
 
 @contextmanager
@@ -35,28 +74,42 @@ def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         with plain_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield partial
+            _require_whole_tiffs([partial])
             partial.replace(path)
     finally:
-        for leftover in path.parent.glob(f"{partial.name}*"):
+        for leftover in path.parent.glob(f"{glob.escape(partial.name)}*"):
             leftover.unlink(missing_ok=True)
 
 
 @contextmanager
-def whole_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def whole_folder(path: Path, marker: str, *, overwrite: bool = False) -> Iterator[Path]:
     """Give a hidden folder beside `path` to fill; rename it when the block ends well.
 
+    Args:
+        path: Final name.
+        marker: A file that the block writes; only folders that hold it are replaced.
+        overwrite: Replace a folder that exists.
+
     Raises:
-        OutputError: `path` exists and `overwrite` is False, or the disk is full.
+        OutputError: `path` exists and may not be replaced, or the disk is full.
     """
-    refuse_existing(path, overwrite=overwrite)
+    refuse_existing(path, overwrite=overwrite, marker=marker)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with plain_write_errors(path):
             partial.mkdir(parents=True)
             yield partial
+            _require_whole_tiffs(partial.rglob("*"))
             replace_folder(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _require_whole_tiffs(paths: Iterable[Path]) -> None:
+    # GDAL keeps silent about a disk that was full when it wrote the last blocks on closing.
+    for path in paths:
+        if path.suffix.lower() in (".tif", ".tiff") and path.exists() and not is_whole_tiff(path):
+            raise OSError(errno.ENOSPC, "the file is cut short", str(path))
 
 
 def replace_folder(new: Path, path: Path) -> None:
@@ -80,9 +133,10 @@ def plain_write_errors(path: Path) -> Iterator[None]:
         yield
     except OutputError:
         raise
-    except RasterioError as error:
+    except _LIBRARY_ERRORS as error:
         raise OutputError(
-            f"Cannot write {path}: {error}. Check the free space and the rights of its folder."
+            f"Cannot write {path}: {str(error).rstrip('.')}. Check the free space and the rights "
+            "of its folder."
         ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -90,7 +144,7 @@ def plain_write_errors(path: Path) -> Iterator[None]:
                 f"Cannot write {path}: the disk is full ({free_text(path)} left). "
                 "Free some space, or name an output on another disk."
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+        if error.errno in _NOT_TO_BE_WRITTEN:
             raise OutputError(
                 f"Cannot write {path}: {error.strerror}. Name an output that you may write to."
             ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 import urllib.request
 import warnings
@@ -15,9 +16,11 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, Resampling
+from rasterio.dtypes import in_dtype_range
+from rasterio.enums import ColorInterp, Interleaving, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform
 from rasterio.windows import Window as RasterioWindow
 
 from landslip.geo.bands import band_name, compute, sources_of
@@ -26,7 +29,7 @@ from landslip.geo.grid import Grid, Window
 from landslip.geo.windows import reflected_indices
 
 WARP_TOLERANCE_PX = 1e-9
-"""Exact warping: windows then agree with the whole (the default of GDAL differs by 11 DN)."""
+"""Exact positions (the default of GDAL, an eighth of a pixel, gives differences of 11 DN)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,24 +197,31 @@ class FileScene:
             BandError: The bands are not named, twice the same, or not as many as `bands`.
         """
         with open_dataset(str(path)) as dataset:
+            bands = _without_alpha(str(path), dataset, bands)
             numbers = [
                 number
                 for number, colour in zip(dataset.indexes, dataset.colorinterp, strict=True)
                 if colour != ColorInterp.alpha
             ]
-            described = [dataset.descriptions[number - 1] for number in numbers]
+            described = [(dataset.descriptions[number - 1] or "").strip() for number in numbers]
         texts = _band_texts(str(path), described, bands, unnamed=unnamed)
         names: dict[str, int] = {}
         for text, number in zip(texts, numbers, strict=True):
             if text == "-":
                 continue
-            name = prefix + (text if unnamed else band_name(text, sensor))
+            made_up = bands is None and text not in described
+            name = prefix + (text if made_up else _named(text, sensor, unnamed=unnamed))
             if name in names:
                 raise BandError(
                     f"Cannot use {path}: two of its bands are called '{name}'. "
                     "Name them with --bands."
                 )
             names[name] = number
+        if not names:
+            raise BandError(
+                f"Cannot use {path}: all its {len(numbers)} bands are left out. "
+                "Name one at least with --bands."
+            )
         return cls(str(path), names, grid=grid, resampling=resampling)
 
     @property
@@ -260,7 +270,12 @@ class FileScene:
 
 
 def _warped(dataset: Any, grid: Grid, resampling: Resampling) -> WarpedVRT:
-    has_alpha = ColorInterp.alpha in dataset.colorinterp
+    nodata = dataset.nodata
+    if nodata is not None and in_dtype_range(nodata, dataset.dtypes[0]):
+        # Band by band, as unwarped; an added alpha would make GDAL forget nodata altogether.
+        validity = {"nodata": nodata, "UNIFIED_SRC_NODATA": "NO"}
+    else:
+        validity = {"add_alpha": ColorInterp.alpha not in dataset.colorinterp}
     return WarpedVRT(
         dataset,
         # Pictures without a CRS are warped in their own plane; GDAL still wants a name for it.
@@ -271,8 +286,60 @@ def _warped(dataset: Any, grid: Grid, resampling: Resampling) -> WarpedVRT:
         width=grid.width,
         resampling=resampling,
         tolerance=WARP_TOLERANCE_PX,
-        add_alpha=not has_alpha,
+        **validity,
+        **_warp_scale(grid_of(dataset), grid),
     )
+
+
+def _warp_scale(source: Grid, target: Grid) -> dict[str, str]:
+    """How much smaller warping makes the picture, said once for the whole target.
+
+    Left alone, GDAL guesses it anew for every block from the boxes around it, and blurs rotated or
+    reprojected blocks by up to a tenth of a pixel, each in its own way.
+    """
+    col, row = target.width / 2, target.height / 2
+    xs, ys = target.transform * (
+        np.array([col - 0.5, col + 0.5, col, col]),
+        np.array([row, row, row - 0.5, row + 0.5]),
+    )
+    if source.crs is not None and target.crs is not None and source.crs != target.crs:
+        xs, ys = (np.array(part) for part in transform(target.crs, source.crs, xs, ys))
+    cols, rows = ~source.transform * (xs, ys)
+    steps = {
+        "XSCALE": math.hypot(cols[1] - cols[0], cols[3] - cols[2]),
+        "YSCALE": math.hypot(rows[1] - rows[0], rows[3] - rows[2]),
+    }
+    return {name: repr(1 / max(step, 1.0)) for name, step in steps.items() if math.isfinite(step)}
+
+
+def _without_alpha(path: str, dataset: Any, bands: Sequence[str] | None) -> Sequence[str] | None:
+    """Names without the one of the transparency band; an error where that shows something.
+
+    Programs mark the fourth of four 8-bit bands as transparency unless told otherwise.
+    """
+    if ColorInterp.alpha not in dataset.colorinterp:
+        return bands
+    number = dataset.colorinterp.index(ColorInterp.alpha)
+    text = dataset.descriptions[number] or ""
+    kept = bands
+    if bands is not None and len(bands) == dataset.count:
+        text = bands[number]
+        kept = [name for position, name in enumerate(bands) if position != number]
+    if text.strip().lower() not in {"", "-", "alpha"}:
+        raise BandError(
+            f"Cannot use {path}: its band {number + 1}, '{text}', is marked as transparency. "
+            f"Unmark it (gdal_edit.py -colorinterp_{number + 1} undefined)."
+        )
+    return kept
+
+
+def _named(text: str, sensor: str | None, *, unnamed: bool) -> str:
+    try:
+        return band_name(text, sensor)
+    except BandError:
+        if not unnamed:
+            raise
+        return text
 
 
 def _band_texts(
@@ -284,6 +351,11 @@ def _band_texts(
             raise BandError(
                 f"Cannot name the bands of {path}: it has {count}, --bands names {len(bands)} "
                 f"({', '.join(bands)}). Name every band in order, '-' for one to leave out."
+            )
+        if not all(name.strip() for name in bands):
+            raise BandError(
+                f"Cannot name the bands of {path}: a name is empty ({', '.join(bands)}). "
+                "Name every band in order, '-' for one to leave out."
             )
         return list(bands)
     if all(described):
@@ -337,6 +409,38 @@ def plain_read_errors(path: str) -> Iterator[None]:
 def is_local(path: str) -> bool:
     """True for a plain path of this machine, False for URLs and GDAL's virtual paths."""
     return not path.startswith("/vsi") and "://" not in path
+
+
+def is_whole_tiff(path: Path) -> bool:
+    """True where a TIFF can be opened and all its blocks, overviews included, lie in the file."""
+    size = path.stat().st_size
+    try:
+        with rasterio.open(path) as dataset:
+            levels = len(dataset.overviews(1))
+            if not _blocks_lie_within(dataset, size):
+                return False
+        for level in range(levels):
+            with rasterio.open(path, overview_level=level) as dataset:
+                if not _blocks_lie_within(dataset, size):
+                    return False
+    except RasterioError:
+        return False
+    return True
+
+
+def _blocks_lie_within(dataset: Any, size: int) -> bool:
+    for number, (height, width) in zip(dataset.indexes, dataset.block_shapes, strict=True):
+        for row in range(-(-dataset.height // height)):
+            for col in range(-(-dataset.width // width)):
+                block = f"{col}_{row}"
+                start = dataset.get_tag_item(f"BLOCK_OFFSET_{block}", "TIFF", bidx=number)
+                length = dataset.get_tag_item(f"BLOCK_SIZE_{block}", "TIFF", bidx=number)
+                # Blocks that were never written have no place in the file.
+                if start and length and int(start) + int(length) > size:
+                    return False
+        if dataset.interleaving == Interleaving.pixel:
+            break
+    return True
 
 
 def grid_of(dataset: Any) -> Grid:
@@ -399,6 +503,9 @@ def create_raster(
         "compress": "deflate",
         "bigtiff": "if_safer",
     }
+    if len(bands) != 3:
+        # Else GDAL takes the fourth of four 8-bit bands for transparency.
+        profile["photometric"] = "minisblack"
     if min(grid.shape) >= 256:
         profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256}
     with warnings.catch_warnings():

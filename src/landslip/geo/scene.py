@@ -178,7 +178,7 @@ def open_scene(
         parts.append(part)
         sources.append(SourceFile("add", file, part.bands))
     if pre is not None:
-        part = FileScene.open(pre, sensor=sensor, prefix="pre_", grid=grid)
+        part = _open_before(pre, bands, sensor, grid, unnamed=unnamed)
         parts.append(part)
         sources.append(SourceFile("pre", str(pre), part.bands))
     if dem is not None:
@@ -199,6 +199,20 @@ def open_scene(
         else:
             cloud = Area(read_polygons(unusable, grid, what="unusable ground").geometries, grid)
     return StackedScene(parts, sources, aoi=area, unusable=cloud)
+
+
+def _open_before(
+    path: str | Path, bands: Sequence[str] | None, sensor: str | None, grid: Grid, *, unnamed: bool
+) -> FileScene:
+    """A scene from before the event; `bands` name its bands where the file itself does not."""
+    try:
+        return FileScene.open(
+            path, sensor=sensor, prefix="pre_", grid=grid, unnamed=unnamed and bands is None
+        )
+    except BandError:
+        if bands is None:
+            raise
+    return FileScene.open(path, bands=bands, sensor=sensor, prefix="pre_", grid=grid)
 
 
 def as_scene(scene: SceneLike) -> Scene:

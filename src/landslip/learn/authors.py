@@ -17,7 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from landslip.geo.errors import ModelError
-from landslip.learn.models import build_model
+from landslip.geo.output import refuse_existing
+from landslip.geo.raster import fingerprint
+from landslip.learn.card import ModelCard, parameter_count, save_model
+from landslip.learn.models import build_model, model_entry
+from landslip.prepare.scaling import EIGHT_BIT
 
 _NOTE = (
     "Converted from the authors' checkpoint. Image: 8-bit values / 255. The three outputs were "
@@ -150,3 +154,45 @@ def _check_names(
         f"ResU-Net, found {'; '.join(faults)}. "
         "Give a checkpoint that was trained with the authors' code."
     )
+
+
+def convert_checkpoint(
+    checkpoint: str | Path, out: str | Path, *, pixel_size_m: float = 0.5, overwrite: bool = False
+) -> ModelCard:
+    """Write a checkpoint of the paper's authors as a landslip model.
+
+    Args:
+        checkpoint: Their file (`.pth`).
+        out: Model file to write (`.safetensors`).
+        pixel_size_m: Pixel size that it learnt on (m); the paper's is .5.
+        overwrite: Replace a file that exists.
+
+    Returns:
+        The card; its note says what a user must know.
+
+    Raises:
+        ModelError: The checkpoint cannot be used.
+        OutputError: `out` exists, or cannot be written.
+    """
+    out = Path(out)
+    refuse_existing(out, overwrite=overwrite)
+    network, known = read_authors_checkpoint(Path(checkpoint))
+    entry = model_entry("resunet")
+    card = ModelCard(
+        name=out.stem,
+        architecture="resunet",
+        hyperparameters={"outputs": known.outputs, "align_corners": True},
+        framework_version=torch.__version__,
+        total_parameters=parameter_count(network),
+        bands=known.bands,
+        scaling=tuple((band, *EIGHT_BIT) for band in known.bands),
+        quantised=True,
+        pixel_size_m=pixel_size_m,
+        halo_px=entry.halo_px,
+        stride_px=entry.stride,
+        training={"converted_from": fingerprint(checkpoint)},
+        note=f"{known.note} {known.ignored_keys} unused tensors of the file were left out; the "
+        "mean of the three outputs is the score; the threshold is .5, as in their code.",
+    )
+    save_model(out, network, card, overwrite=overwrite)
+    return card

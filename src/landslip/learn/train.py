@@ -343,11 +343,11 @@ class _Training:
     ) -> ModelCard:
         validation = self._score(network, ground.scaling, self.validation_tiles)
         threshold = validation.best_threshold()
-        scores = {"validation": _scores(validation.counts(threshold))}
+        scores = {"validation": scores_of(validation.counts(threshold))}
         test_tiles = self._tiles("test")
         if test_tiles:
             counts = self._score(network, ground.scaling, test_tiles).counts(threshold)
-            scores["test"] = _scores(counts)
+            scores["test"] = scores_of(counts)
             log.info(
                 "test ground: precision %.3f, recall %.3f, F1 %.3f at threshold %.2f",
                 counts.precision, counts.recall, counts.f1, threshold,
@@ -395,7 +395,7 @@ class _Training:
         )  # fmt: skip
 
 
-def _scores(counts: Counts) -> dict[str, float | None]:
+def scores_of(counts: Counts) -> dict[str, float | None]:
     """Scores for the card; None where undefined."""
     values = {
         "precision": counts.precision,

@@ -212,7 +212,7 @@ def make_tiles(
         log.warning(
             "no --checked areas: all ground without a landslide counts as checked background"
         )
-    with whole_folder(Path(out), overwrite=overwrite) as folder:
+    with whole_folder(Path(out), "tileset.json", overwrite=overwrite) as folder:
         sides = split_ground(labels, options)
         tiles = [
             tile
@@ -368,7 +368,7 @@ def tiles_from_folder(
     folder = Path(folder)
     splits = _splits_of_folder(folder, seed)
     names = tuple(band_name(band) for band in bands)
-    with whole_folder(Path(out), overwrite=overwrite) as partial:
+    with whole_folder(Path(out), "tileset.json", overwrite=overwrite) as partial:
         tiles = []
         for file, split in track(splits.items(), total=len(splits), what="Tiling"):
             raster = _picture(folder / "images" / file, names, pixel_size_m)

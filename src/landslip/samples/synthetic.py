@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 from affine import Affine
-from shapely import Polygon, box, get_parts, make_valid, simplify, transform
+from shapely import Polygon, box, get_parts, make_valid, simplify
+from shapely.affinity import affine_transform
 
 from landslip.geo.errors import UsageError
 
@@ -148,7 +149,7 @@ def make_valley(
             f"{MAX_PIXEL_M} m. Ask for more, or finer, pixels."
         )
     rng = np.random.default_rng(seed)
-    elevation, corner_m, land = _terrain(rng, size, pixel_size_m)
+    elevation, land = _terrain(rng, size, pixel_size_m)
     _grow_forest(land, rng)
     _open_old_scars(land, rng)
     _cultivate(land, rng)
@@ -163,7 +164,12 @@ def make_valley(
     east_m, north_m = UPPER_LEFT_M
     to_crs = Affine(pixel_size_m, 0, east_m, 0, -pixel_size_m, north_m)
     elevation_to_crs = Affine(
-        ELEVATION_PIXEL_M, 0, east_m + corner_m, 0, -ELEVATION_PIXEL_M, north_m - corner_m
+        ELEVATION_PIXEL_M,
+        0,
+        east_m - ELEVATION_MARGIN_M,
+        0,
+        -ELEVATION_PIXEL_M,
+        north_m + ELEVATION_MARGIN_M,
     )
     return Valley(
         image=image,
@@ -184,10 +190,13 @@ def make_valley(
 def _noise(
     rng: np.random.Generator,
     shape: tuple[int, int],
-    wavelength_px: float | tuple[float, float],
+    wavelength_px: npt.ArrayLike,
     roughness: float = 2.5,
 ) -> Floats:
-    """Random field with mean 0 and deviation 1: flat spectrum above the wavelength, then f^-r."""
+    """Random field, mean 0 and deviation 1: its spectrum is flat up to 1/wavelength, then f^-r.
+
+    The wavelength is one number, or two: down the rows and along the columns.
+    """
     from scipy import fft
 
     along_rows, along_columns = np.broadcast_to(wavelength_px, 2)
@@ -230,11 +239,10 @@ class _Land:
     def noise(
         self,
         rng: np.random.Generator,
-        wavelength_m: float | tuple[float, float],
+        wavelength_m: npt.ArrayLike,
         roughness: float = 2.5,
     ) -> Floats:
-        wavelength_px = np.broadcast_to(wavelength_m, 2) / self.pixel_m
-        return _noise(rng, self.shape, (wavelength_px[0], wavelength_px[1]), roughness)
+        return _noise(rng, self.shape, np.divide(wavelength_m, self.pixel_m), roughness)
 
     def paint(
         self,
@@ -251,8 +259,8 @@ class _Land:
 
 def _terrain(
     rng: np.random.Generator, size: tuple[int, int], pixel_m: float
-) -> tuple[Floats, float, _Land]:
-    """Raise the mountains: elevation, metres from the scene's corner to its corner, and the land.
+) -> tuple[Floats, _Land]:
+    """Raise the mountains: the elevation with its margin, and the land of the scene.
 
     Slopes steepen upwards from a flat valley floor and are cut into spurs and gullies.
     """
@@ -273,9 +281,10 @@ def _terrain(
         turn = sum(size * k * np.cos(k * x_m + phase) for phase, size, k in bends) * 20
         middle = 0.52 * SCENE_HEIGHT_M + 0.09 * (x_m - wide_m / scale / 2)
         offset = y_m / scale - middle - river
-        return (scale * offset / np.sqrt(1 + turn**2)).astype(np.float32)
+        away: Floats = (scale * offset / np.sqrt(1 + turn**2)).astype(np.float32)
+        return away
 
-    spurs = _noise(rng, shape, (190 * scale / step, 105 * scale / step), 3.0)
+    spurs = _noise(rng, shape, np.array([190, 105]) * scale / step, 3.0)
     crags = _noise(rng, shape, 75 * scale / step, 2.9)
     upslope = np.abs(across(x[None], y[:, None])) / scale - FLOOR_HALF_WIDTH_M
     t = np.clip(upslope / (SCENE_HEIGHT_M / 2 - FLOOR_HALF_WIDTH_M), 0, None)
@@ -301,7 +310,7 @@ def _terrain(
         reflectance=np.zeros((3, *size), np.float32),
         height_m=np.zeros(size, np.float32),
     )
-    return elevation, -margin, land
+    return elevation, land
 
 
 def _towards_sun() -> tuple[float, float]:
@@ -366,8 +375,8 @@ def _crowns(
 
 def _open_old_scars(land: _Land, rng: np.random.Generator) -> None:
     """Leave old clearings in the forest, half grown over, some still bare."""
-    cover = land.noise(rng, 22, 3.0)
-    old = (cover > 1.75) & (land.above_river_m > 15 * land.size)
+    cover = land.noise(rng, 34, 3.5)
+    old = (cover > 1.8) & (land.above_river_m > 15 * land.size)
     grass = _step(land.noise(rng, 9) - 0.8 * (cover - 2.2), -1.2, 1.4)
     soil = np.array(PLOUGHED, np.float32)[:, None, None]
     mixed = soil + (np.array(GRASS, np.float32)[:, None, None] - soil) * grass
@@ -538,10 +547,12 @@ def _place(
 ) -> _Footprint | None:
     """Find a steep slope between two columns that can let a landslide of this area go."""
     elongation = rng.uniform(3.5, 8.0)
-    length_m = math.sqrt(area_m2 * elongation)
     for attempt in range(400):
+        # Where slopes are too short or too gentle, less and less will do.
+        area_m2 *= 0.998
+        length_m = math.sqrt(area_m2 * elongation)
         row, column = int(rng.integers(land.shape[0])), int(rng.integers(*columns))
-        steep_enough = 0.66 - 0.0007 * attempt
+        steep_enough = 0.85 - 0.0012 * attempt
         if taken[row, column] or np.hypot(*land.rise[:, row, column]) < steep_enough:
             continue
         path = _descend(land, (row, column), length_m)
@@ -569,9 +580,6 @@ def _let_slopes_fail(land: _Land, rng: np.random.Generator, seen: Bools, kept: B
         # The next area goes to the side that would stay the emptier with it.
         side = min((0, 1), key=lambda s: (filled[s] + area_m2) / sides[s][2])
         found = _place(land, rng, area_m2, sides[side][:2], taken)
-        while found is None and area_m2 > AREA_M2[0]:
-            area_m2 *= 0.6
-            found = _place(land, rng, area_m2, sides[side][:2], taken)
         if found is None:
             continue
         shape = _largest_piece(
@@ -691,11 +699,12 @@ def _checked_squares(size: tuple[int, int], to_crs: Affine) -> tuple[Polygon, ..
     width_px = int(LEFT_SHARE * size[1])
     across = max(1, round(width_px / (size[0] / 2)))
     side = min(size[0] // 2, width_px // across)
-    corners = [(row * side, column * side) for row in range(2) for column in range(across)]
-    return tuple(
-        box(*(to_crs @ (column, row + side)), *(to_crs @ (column + side, row)))
-        for row, column in corners
-    )
+    squares = [
+        box(column * side, row * side, (column + 1) * side, (row + 1) * side)
+        for row in range(2)
+        for column in range(across)
+    ]
+    return tuple(affine_transform(square, to_crs.to_shapely()) for square in squares)
 
 
 def _outlines(numbers: Numbers, to_crs: Affine) -> tuple[Polygon, ...]:
@@ -710,21 +719,18 @@ def _outlines(numbers: Numbers, to_crs: Affine) -> tuple[Polygon, ...]:
         if window is None:
             continue
         # Replicated at the scene's edge first, so that smoothing does not shrink a landslide there.
-        outer = tuple(
-            slice(max(part.start - pad, 0), min(part.stop + pad, length))
-            for part, length in zip(window, numbers.shape, strict=True)
-        )
-        inside = ndimage.gaussian_filter((numbers[outer] == number).astype(float), 1.0)
-        rings, _ = contourpy.contour_generator(
-            np.arange(-0.5, inside.shape[1] + 1) + outer[1].start,
-            np.arange(-0.5, inside.shape[0] + 1) + outer[0].start,
+        rows, columns = (slice(max(part.start - pad, 0), part.stop + pad) for part in window)
+        inside = ndimage.gaussian_filter((numbers[rows, columns] == number).astype(float), 1.0)
+        contours = contourpy.contour_generator(
+            np.arange(-0.5, inside.shape[1] + 1) + columns.start,
+            np.arange(-0.5, inside.shape[0] + 1) + rows.start,
             np.pad(inside, 1),
-            fill_type="OuterOffset",
-        ).filled(0.5, np.inf)
-        shell = max((Polygon(ring) for ring in rings), key=lambda polygon: polygon.area)
+        )
+        rings = [Polygon(line) for line in contours.lines(0.5) if len(line) > 3]
+        shell = max(rings, key=lambda ring: ring.area)
         parts = get_parts(simplify(make_valid(shell), 0.2).intersection(scene))
         outline = max(parts, key=lambda part: part.area)
-        polygons.append(transform(outline, lambda c: np.column_stack(to_crs @ tuple(c.T))))
+        polygons.append(affine_transform(outline, to_crs.to_shapely()))
     return tuple(polygons)
 
 
@@ -751,25 +757,15 @@ def write_valley(valley: Valley, folder: Path) -> ValleyFiles:
     )
     for path, values, to_crs, nodata, names in (
         (files.scene, valley.image, valley.transform, 0, BANDS),
-        (files.elevation, valley.elevation[None], valley.elevation_transform, None, ("elevation",)),
+        (files.elevation, valley.elevation[None], valley.elevation_transform, None, ["elevation"]),
     ):
-        with rasterio.open(
-            path,
-            "w",
-            driver="GTiff",
-            count=values.shape[0],
-            height=values.shape[1],
-            width=values.shape[2],
-            dtype=values.dtype,
-            crs=valley.crs,
-            transform=to_crs,
-            nodata=nodata,
-            tiled=True,
-            compress="deflate",
-            predictor=2 if values.dtype.kind == "u" else 3,
-        ) as raster:
+        count, height, width = values.shape
+        shape = {"count": count, "height": height, "width": width, "dtype": values.dtype}
+        place = {"crs": valley.crs, "transform": to_crs, "nodata": nodata}
+        storage = {"driver": "GTiff", "tiled": True, "compress": "deflate"}
+        with rasterio.open(path, "w", **shape, **place, **storage) as raster:
             raster.write(values)
-            raster.descriptions = names
+            raster.descriptions = tuple(names)
     clouds, _ = ndimage.label(valley.cloud)
     _write_polygons(files.landslides, valley.landslides, valley.crs)
     _write_polygons(files.checked, valley.checked, valley.crs)

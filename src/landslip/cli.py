@@ -1,0 +1,550 @@
+"""The door: parse, call, print; nothing else. Heavy modules are imported inside the commands."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from landslip import __version__
+
+if TYPE_CHECKING:
+    from landslip.geo.scene import StackedScene
+
+app = typer.Typer(
+    name="landslip",
+    help="From a satellite scene to a landslide inventory.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console()
+errors = Console(stderr=True)
+
+# What a scene is made of, the same on every verb.
+Bands = Annotated[
+    str | None, typer.Option(help="Names of the file's bands in order, '-' to leave one out.")
+]
+Sensor = Annotated[
+    str | None,
+    typer.Option(help="sentinel-2, landsat-5, -7, -8 or -9: what numbers such as B4 mean."),
+]
+Add = Annotated[
+    list[str] | None, typer.Option(help="FILE:name,name: bands of another file. Repeatable.")
+]
+Dem = Annotated[Path | None, typer.Option(help="Elevation model (m): bands elevation and slope.")]
+Pre = Annotated[Path | None, typer.Option(help="Scene from before the event: bands pre_*.")]
+Aoi = Annotated[Path | None, typer.Option(help="Polygons of the ground of interest.")]
+Unusable = Annotated[
+    Path | None, typer.Option(help="Polygons or raster of cloud, shadow, snow: left out.")
+]
+PixelSize = Annotated[float | None, typer.Option(help="Resample the scene to this pixel size (m).")]
+Checked = Annotated[
+    Path | None, typer.Option(help="Polygons inside which everything was inspected.")
+]
+Positive = Annotated[
+    int | None, typer.Option(help="Value of landslides in a label raster, where it is not 1.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Precision = Annotated[str, typer.Option(help="auto, float32, bf16 or fp16.")]
+TileSize = Annotated[int, typer.Option("--size", help="Rows and columns of a tile (px).")]
+Stride = Annotated[int | None, typer.Option(help="Pixels from tile to tile; default: the size.")]
+Split = Annotated[
+    str, typer.Option(help="blocks, random, columns:A,B, or polygons with a column split.")
+]
+Val = Annotated[float | None, typer.Option(help="Share of the ground for validation: .2.")]
+Test = Annotated[float | None, typer.Option(help="Share of the ground for the test: .2.")]
+Gap = Annotated[int | None, typer.Option(help="Pixels between two blocks; default: one tile.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        console.print(f"landslip {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")] = False,
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """From a satellite scene to a landslide inventory."""
+    handler = RichHandler(
+        console=errors, show_time=False, show_path=False, show_level=False, markup=False,
+        highlighter=None,
+    )  # fmt: skip
+    handler.addFilter(_mark_warnings)
+    log = logging.getLogger("landslip")
+    log.handlers[:] = [handler]
+    log.propagate = False
+    log.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+
+
+def _mark_warnings(record: logging.LogRecord) -> bool:
+    if record.levelno >= logging.WARNING and not str(record.msg).startswith("Note: "):
+        record.msg = f"Note: {record.msg}"
+    return True
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(","))
+
+
+def _open(
+    path: str,
+    bands: str | None,
+    sensor: str | None,
+    add: list[str] | None,
+    dem: Path | None,
+    pre: Path | None,
+    aoi: Path | None,
+    unusable: Path | None,
+    pixel_size: float | None = None,
+) -> StackedScene:
+    from landslip.geo.scene import open_scene
+
+    return open_scene(
+        path, bands=_names(bands), sensor=sensor, add=add or (), dem=dem, pre=pre, aoi=aoi,
+        unusable=unusable, pixel_size_m=pixel_size,
+    )  # fmt: skip
+
+
+def _table(title: str, rows: list[tuple[str, str]]) -> Any:
+    from rich.table import Table
+
+    table = Table(title=title, show_header=False, title_justify="left", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+@app.command()
+def check(
+    scene: Annotated[str, typer.Argument(help="Scene: any raster that GDAL reads.")],
+    inventory: Annotated[Path | None, typer.Option(help="Polygons or label raster.")] = None,
+    checked: Checked = None,
+    positive: Positive = None,
+    bands: Bands = None,
+    sensor: Sensor = None,
+    add: Add = None,
+    dem: Dem = None,
+    pre: Pre = None,
+    aoi: Aoi = None,
+    unusable: Unusable = None,
+    out: Annotated[Path | None, typer.Option(help="Picture to write (PNG).")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """What landslip understood of your files, and what is suspicious.
+
+    Example: landslip check scene.tif --inventory landslides.gpkg --out check.png
+    """
+    from landslip.geo.errors import BandError
+    from landslip.geo.scene import open_scene
+    from landslip.prepare.check import check_scene
+
+    try:
+        opened = _open(scene, bands, sensor, add, dem, pre, aoi, unusable)
+    except BandError:
+        # Only unnamed bands can be looked at all the same; other faults show again.
+        if bands is not None:
+            raise
+        opened = open_scene(
+            scene, sensor=sensor, add=add or (), dem=dem, pre=pre, aoi=aoi, unusable=unusable,
+            unnamed=True,
+        )  # fmt: skip
+    found = check_scene(
+        opened, inventory=inventory, checked=checked, positive=positive, picture=out,
+        overwrite=overwrite,
+    )  # fmt: skip
+    if json:
+        sys.stdout.write(found.to_json() + "\n")
+        return
+    console.print(found.table())
+    for warning in found.warnings:
+        console.print(f"[yellow]Note:[/] {warning}", highlight=False)
+    if out is not None:
+        console.print(f"Picture: {out}")
+
+
+@app.command()
+def tile(
+    scene: Annotated[str | None, typer.Argument(help="Scene to cut.")] = None,
+    inventory: Annotated[Path | None, typer.Option(help="Polygons or label raster.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("tiles"),
+    checked: Checked = None,
+    positive: Positive = None,
+    size: TileSize = 600,
+    stride: Stride = None,
+    split: Split = "blocks",
+    val: Val = None,
+    test: Test = None,
+    gap: Gap = None,
+    seed: Annotated[int, typer.Option(help="Draws the sides of a random split.")] = 0,
+    from_folder: Annotated[
+        Path | None, typer.Option(help="Folder with images/ and masks/ instead of a scene.")
+    ] = None,
+    bands: Bands = None,
+    sensor: Sensor = None,
+    add: Add = None,
+    dem: Dem = None,
+    pre: Pre = None,
+    aoi: Aoi = None,
+    unusable: Unusable = None,
+    pixel_size: PixelSize = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Cut a scene and its landslides into tiles to learn from, split by place.
+
+    Example: landslip tile scene.tif --inventory landslides.gpkg --checked squares.gpkg --out tiles
+
+    Example: landslip tile --from-folder bijie --bands red,green,blue --pixel-size 0.8 --out tiles
+    """
+    from landslip.geo.errors import UsageError
+    from landslip.prepare.split import TileOptions
+    from landslip.prepare.tiles import make_tiles, tiles_from_folder
+
+    if from_folder is not None:
+        names = _names(bands)
+        if scene is not None or inventory is not None or names is None or pixel_size is None:
+            raise UsageError(
+                "Cannot tile from a folder: --from-folder needs --bands and --pixel-size, and "
+                "takes no scene or inventory. Add what is missing."
+            )
+        made = tiles_from_folder(
+            from_folder, out, bands=names, pixel_size_m=pixel_size, seed=seed, overwrite=overwrite
+        )
+    else:
+        if scene is None or inventory is None:
+            raise UsageError(
+                "Cannot tile: a scene and --inventory are needed, or --from-folder. "
+                "See landslip tile --help."
+            )
+        options = TileOptions(size, stride, split, val, test, gap, seed)
+        opened = _open(scene, bands, sensor, add, dem, pre, aoi, unusable, pixel_size)
+        made = make_tiles(
+            opened, inventory, out, options=options, checked=checked, positive=positive,
+            overwrite=overwrite,
+        )  # fmt: skip
+    console.print(f"{out}: {made.summary()}", highlight=False)
+
+
+@app.command()
+def train(
+    tiles: Annotated[
+        list[Path] | None, typer.Argument(help="Tile sets; or name --scene and --inventory.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Model to write.")] = Path("model.safetensors"),
+    scene: Annotated[str | None, typer.Option(help="Scene to learn from.")] = None,
+    inventory: Annotated[Path | None, typer.Option(help="Polygons or label raster.")] = None,
+    checked: Checked = None,
+    positive: Positive = None,
+    model: Annotated[
+        str,
+        typer.Option(help="unet, unet-small, resunet, resunet-table1, or library:ARCH/ENCODER."),
+    ] = "resunet",
+    recipe: Annotated[str, typer.Option(help="paper or quick.")] = "paper",
+    use: Annotated[
+        str | None, typer.Option(help="Bands and indices to learn from, in order; default: all.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the tiles.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Tiles in a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    drop_every: Annotated[
+        int | None, typer.Option(help="Epochs between drops of the rate to a tenth.")
+    ] = None,
+    optimizer: Annotated[str | None, typer.Option(help="sgd or adamw.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Weight decay.")] = None,
+    loss: Annotated[str | None, typer.Option(help="bce or bce+dice.")] = None,
+    crop: Annotated[int | None, typer.Option(help="Pixels of a sample; default: the tile.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same model.")] = 0,
+    start: Annotated[Path | None, typer.Option("--from", help="Model to start from.")] = None,
+    size: TileSize = 600,
+    stride: Stride = None,
+    split: Split = "blocks",
+    val: Val = None,
+    test: Test = None,
+    gap: Gap = None,
+    bands: Bands = None,
+    sensor: Sensor = None,
+    add: Add = None,
+    dem: Dem = None,
+    pre: Pre = None,
+    aoi: Aoi = None,
+    unusable: Unusable = None,
+    pixel_size: PixelSize = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Same weights from a seed on CUDA too.")
+    ] = False,
+    licence: Annotated[str, typer.Option(help="Licence of the weights, for the card.")] = "",
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a network on tiles, or on a scene and its landslides. The same command continues.
+
+    Example: landslip train --scene scene.tif --inventory landslides.gpkg --checked squares.gpkg
+    --out event.safetensors
+
+    Example: landslip train tiles --model unet --epochs 60 --out unet.safetensors
+    """
+    from dataclasses import replace
+
+    from landslip.geo.errors import UsageError
+    from landslip.learn.recipes import recipe_named
+    from landslip.learn.train import TrainOptions, train_model, train_on_scene
+    from landslip.prepare.split import TileOptions
+
+    asked = {
+        "epochs": epochs, "batch": batch, "learning_rate": learning_rate,
+        "drop_every": drop_every, "optimizer": optimizer, "weight_decay": weight_decay,
+        "loss": loss,
+    }  # fmt: skip
+    changes: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+    options = TrainOptions(
+        model=model, recipe=replace(recipe_named(recipe), **changes), bands=_names(use), crop=crop,
+        seed=seed, start=start, device=device, precision=precision, deterministic=deterministic,
+        licence=licence,
+    )  # fmt: skip
+    if (scene is None) == (not tiles) or (scene is None) != (inventory is None):
+        raise UsageError(
+            "Cannot train: name either tile sets, or --scene with --inventory. "
+            "See landslip train --help."
+        )
+    if scene is None:
+        card = train_model(list(tiles or ()), out, options=options, overwrite=overwrite)
+    else:
+        assert inventory is not None
+        tiling = TileOptions(size, stride, split, val, test, gap, seed)
+        opened = _open(scene, bands, sensor, add, dem, pre, aoi, unusable, pixel_size)
+        card = train_on_scene(
+            opened, inventory, out, tiling=tiling, checked=checked, positive=positive,
+            options=options, overwrite=overwrite,
+        )  # fmt: skip
+    console.print(_scores_table(f"{out}", card.scores))
+
+
+def _scores_table(title: str, scores: dict[str, dict[str, float | None]]) -> Any:
+    from rich.table import Table
+
+    table = Table("ground", "precision", "recall", "F1", "IoU", title=title, title_justify="left")
+    for split, found in scores.items():
+        values = [found.get(key) for key in ("precision", "recall", "f1", "iou")]
+        table.add_row(split, *("-" if value is None else f"{value:.3f}" for value in values))
+    return table
+
+
+@app.command()
+def info(
+    model: Annotated[Path, typer.Argument(help="Model file.")],
+    json: Annotated[bool, typer.Option("--json", help="Print the whole card as JSON.")] = False,
+) -> None:
+    """Print what a model file says of itself.
+
+    Example: landslip info event.safetensors
+    """
+    from landslip.learn.card import load_card
+
+    card = load_card(model)
+    if json:
+        sys.stdout.write(card.model_dump_json(indent=2) + "\n")
+        return
+    ranges = ", ".join(f"{band} {low:g} to {high:g}" for band, low, high in card.scaling)
+    rows = [
+        ("architecture", f"{card.architecture}, {card.total_parameters:,} weights"),
+        ("bands", ", ".join(card.bands)),
+        ("scaling", ranges + (" (256 levels)" if card.quantised else "")),
+        ("pixel size", f"{card.pixel_size_m:.3g} m"),
+        ("threshold", f"{card.threshold:.3f}"),
+        ("halo, stride", f"{card.halo_px} px, {card.stride_px} px"),
+        ("probabilities", "calibrated" if card.calibration else "model scores, not calibrated"),
+        ("landslide share", "-" if card.landslide_share is None else f"{card.landslide_share:.1%}"),
+        ("licence", card.licence or "none stated"),
+        ("note", card.note or "-"),
+    ]
+    console.print(_table(card.name, rows), highlight=False)
+    if card.scores:
+        console.print(_scores_table("scores, pooled over pixels", card.scores))
+
+
+@app.command(name="map")
+def map_(
+    scene: Annotated[str, typer.Argument(help="Scene to map.")],
+    model: Annotated[Path, typer.Option(help="Model file.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    threshold: Annotated[
+        float | None, typer.Option(help="Probability of a landslide; default: the model's.")
+    ] = None,
+    outline: Annotated[str, typer.Option(help="contour (smooth) or pixels (exact edges).")] = (
+        "contour"
+    ),
+    min_area: Annotated[float, typer.Option(help="Leave out smaller polygons (m2).")] = 0.0,
+    as_float: Annotated[
+        bool, typer.Option("--float", help="Probabilities in float32 instead of one byte.")
+    ] = False,
+    bands: Bands = None,
+    sensor: Sensor = None,
+    add: Add = None,
+    dem: Dem = None,
+    pre: Pre = None,
+    aoi: Aoi = None,
+    unusable: Unusable = None,
+    pixel_size: PixelSize = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Map the landslides of a scene: probabilities, polygons, what was seen, a picture.
+
+    Example: landslip map scene.tif --model event.safetensors --out map/
+    """
+    from landslip.mapping.scene_map import MapOptions, map_scene
+
+    options = MapOptions(
+        threshold=threshold, outline=outline, min_area_m2=min_area, as_float=as_float,
+        device=device, precision=precision,
+    )  # fmt: skip
+    opened = _open(scene, bands, sensor, add, dem, pre, aoi, unusable, pixel_size)
+    found = map_scene(opened, model, out, options=options, overwrite=overwrite)
+    console.print(
+        f"{found.landslides} landslides, {found.area_m2:,.0f} m2, on {found.observed_km2:.3f} km2 "
+        f"of observed ground, at threshold {found.threshold:.2f}: {out}",
+        highlight=False,
+    )
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[
+        list[Path] | None, typer.Argument(help="Probability rasters or polygon files.")
+    ] = None,
+    reference: Annotated[Path | None, typer.Option(help="Polygons or label raster.")] = None,
+    checked: Checked = None,
+    positive: Positive = None,
+    aoi: Aoi = None,
+    unusable: Unusable = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Threshold; default: the one in the raster's tags.")
+    ] = None,
+    like: Annotated[
+        Path | None, typer.Option(help="Raster whose pixels are counted, for polygons alone.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for scores and error maps.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Score a model on tiles instead.")] = None,
+    tiles: Annotated[Path | None, typer.Option(help="Tile set, with --model.")] = None,
+    split: Annotated[str, typer.Option(help="Side of the tile set.")] = "test",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Score maps against a reference: precision, recall, F1, IoU, and where the errors lie.
+
+    Example: landslip evaluate map/probability.tif --reference landslides.gpkg --out scores/
+
+    Example: landslip evaluate --model event.safetensors --tiles tiles --split test
+    """
+    from landslip.geo.errors import UsageError
+
+    if model is not None and tiles is not None and not predictions:
+        from landslip.learn.card import load_card
+        from landslip.learn.predict import score_model
+        from landslip.learn.train import scores_of
+
+        histogram = score_model(model, tiles, split=split, device=device, precision=precision)
+        cut = load_card(model).threshold if threshold is None else threshold
+        counts = histogram.counts(cut)
+        console.print(_scores_table(f"{model} at {cut:.2f}", {split: scores_of(counts)}))
+        return
+    if not predictions or reference is None:
+        raise UsageError(
+            "Cannot evaluate: name predictions and --reference, or --model with --tiles. "
+            "See landslip evaluate --help."
+        )
+    from landslip.assess.evaluate import evaluate as evaluate_maps
+
+    found = evaluate_maps(
+        predictions, reference, checked=checked, positive=positive, aoi=aoi, unusable=unusable,
+        threshold=threshold, like=like, out=out, overwrite=overwrite,
+    )  # fmt: skip
+    console.print(found.table())
+    if out is not None:
+        console.print(f"Scores and error maps: {out}")
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of the paper's authors (.pth).")],
+    out: Annotated[Path, typer.Option(help="Model to write.")],
+    pixel_size: Annotated[float, typer.Option(help="Pixel size it learnt on (m).")] = 0.5,
+    overwrite: Overwrite = False,
+) -> None:
+    """Read a checkpoint of the paper's authors, without running what a pickle may hold.
+
+    Example: landslip convert authors.pth --out authors.safetensors
+    """
+    from landslip.learn.authors import convert_checkpoint
+
+    card = convert_checkpoint(checkpoint, out, pixel_size_m=pixel_size, overwrite=overwrite)
+    console.print(f"{out}: {card.note}", highlight=False)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("demo"),
+    scene: Annotated[str | None, typer.Option(help="Your scene instead of the valley.")] = None,
+    inventory: Annotated[Path | None, typer.Option(help="Your landslides.")] = None,
+    checked: Checked = None,
+    bands: Bands = None,
+    sensor: Sensor = None,
+    seed: Annotated[int, typer.Option(help="Another seed makes another valley.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """The whole journey on a made-up valley, offline, in a few minutes: check to report.
+
+    Example: landslip demo
+
+    Example: landslip demo --scene scene.tif --inventory landslides.gpkg
+    """
+    from landslip.demo import run_demo
+    from landslip.geo.errors import UsageError
+
+    if (scene is None) != (inventory is None):
+        raise UsageError("Cannot run on your files: name both --scene and --inventory.")
+    report = run_demo(
+        out, scene=scene, inventory=inventory, checked=checked, bands=_names(bands),
+        sensor=sensor, seed=seed, overwrite=overwrite,
+    )  # fmt: skip
+    console.print(f"Report: {report}", highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line: one plain message for what goes wrong, exit 1 (data) or 2 (usage)."""
+    from landslip.geo.errors import LandslipError, UsageError
+
+    try:
+        app()
+    except UsageError as error:
+        _fail(str(error), 2)
+    except LandslipError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt as stopped:
+        _fail(str(stopped) or "stopped; nothing half-written is left", 130)
+
+
+def _fail(message: str, code: int) -> None:
+    errors.print(f"[red]Error:[/] {message}" if code < 100 else message, highlight=False)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""From a probability raster to polygons, strip by strip, so that memory does not grow with it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import contourpy
+import numpy as np
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.features import shapes
+
+from landslip.geo.errors import UsageError
+from landslip.geo.grid import Grid, Window
+from landslip.geo.probability import UNKNOWN_CODE, encode, threshold_code
+from landslip.geo.raster import FileScene
+
+STRIP_PIXELS = 16_000_000
+"""Pixels held at once."""
+ROUNDING = 2.0**20
+"""Vertices are rounded to 1/ROUNDING px, so that both sides of a seam give the same ones."""
+OUTLINES = ("contour", "pixels")
+
+Polygons = NDArray[np.object_]
+"""Shapely polygons, shape (N,), in pixels: x = column, y = row."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Polygons of some rows, and the lines along which they continue in other strips."""
+
+    polygons: Polygons
+    """In pixels of the whole raster."""
+    bottom: float | None
+    """Row coordinate of the seam to the next strip; None for the last one."""
+
+
+def probability_codes(scene: FileScene, window: Window) -> NDArray[np.uint8]:
+    """Codes (254 = probability 1, 255 = not observed) of a window of a written map."""
+    raster = scene.read(window, ["probability"])
+    plane = raster.values[0]
+    codes = plane if plane.dtype == np.uint8 else encode(plane)
+    return np.where(raster.valid, codes, UNKNOWN_CODE).astype(np.uint8)
+
+
+def landslide_polygons(
+    scene: FileScene, threshold: float, *, outline: str = "contour", strip_rows: int | None = None
+) -> Polygons:
+    """Outlines of the ground at or above a threshold.
+
+    Args:
+        scene: A written probability raster, band `probability`.
+        threshold: 0 to 1.
+        outline: `contour`: between pixel centres, by linear interpolation; `pixels`: along pixel
+            edges.
+        strip_rows: Rows handled at once; None: as many as 16 million pixels.
+
+    Returns:
+        Polygons in CRS coordinates, sorted from the top left, valid, clipped to observed ground.
+
+    Source: marching squares (Lorensen and Cline 1987 in two dimensions), by contourpy.
+    """
+    if outline not in OUTLINES:
+        raise UsageError(f"Cannot outline by '{outline}': expected {' or '.join(OUTLINES)}.")
+    grid = scene.grid
+    rows = strip_rows or max(STRIP_PIXELS // grid.width, 64)
+    cut = threshold_code(threshold)
+    strips = _contour_strips if outline == "contour" else _pixel_strips
+    joined = np.array(list(join_strips(strips(scene, cut, rows))), dtype=object)
+    clipped = joined if outline == "pixels" else _clipped(scene, joined)
+    return to_crs(sorted_from_top_left(clipped), grid)
+
+
+def _contour_strips(scene: FileScene, cut: int, rows: int) -> Iterator[Strip]:
+    """Filled contours between pixel centres; strips meet on the centre line of a pixel row."""
+    height, width = scene.grid.shape
+    for top in range(0, height, rows):
+        stop = min(top + rows, height)
+        last = stop == height
+        # Centre rows top - 1 .. stop - 1; the outermost are the edge, repeated. One row more on
+        # both sides, so that ground beside nodata is filled alike on both sides of a seam.
+        wanted = np.arange(top - 2, stop + (2 if last else 1))
+        first, final = max(top - 2, 0), min(stop + 1, height)
+        codes = probability_codes(scene, Window(first, 0, final - first, width))
+        codes = codes[np.clip(wanted, 0, height - 1) - first]
+        codes = np.pad(codes, ((0, 0), (1, 1)), mode="edge")
+        z = _filled_beside_unknown(codes)[1:-1]
+        y = wanted[1:-1] + 0.5
+        # On a whole number of codes + .5, a contour never runs along a stored level.
+        generator = contourpy.contour_generator(
+            np.arange(-1, width + 1) + 0.5, y, z, fill_type=contourpy.FillType.OuterOffset
+        )
+        found = _from_offsets(*generator.filled(cut - 0.5, 1e6))
+        yield Strip(found, None if last else float(stop - 0.5))
+
+
+def _filled_beside_unknown(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Replicate known codes one pixel into unknown ground; 0 further inside."""
+    known = codes != UNKNOWN_CODE
+    z = np.where(known, codes, 0).astype(np.float32)
+    if known.all():
+        return z
+    total, count = np.zeros_like(z), np.zeros_like(z)
+    padded_z, padded_known = np.pad(z, 1), np.pad(known, 1)
+    height, width = codes.shape
+    for row in range(3):
+        for col in range(3):
+            part = slice(row, row + height), slice(col, col + width)
+            total += padded_z[part]
+            count += padded_known[part]
+    return np.where(known, z, total / np.maximum(count, 1)).astype(np.float32)
+
+
+def _from_offsets(points: list[Any], offsets: list[Any]) -> Polygons:
+    polygons: list[Any] = []
+    for vertices, ends in zip(points, offsets, strict=True):
+        rounded = np.round(vertices * ROUNDING) / ROUNDING
+        rings = [rounded[a:b] for a, b in itertools.pairwise(ends) if b - a >= 4]
+        polygons.append(shapely.Polygon(rings[0], rings[1:]))
+    return _valid_parts(np.array(polygons, dtype=object))
+
+
+def _pixel_strips(scene: FileScene, cut: int, rows: int) -> Iterator[Strip]:
+    height, width = scene.grid.shape
+    for top in range(0, height, rows):
+        stop = min(top + rows, height)
+        codes = probability_codes(scene, Window(top, 0, stop - top, width))
+        mapped = (codes >= cut) & (codes != UNKNOWN_CODE)
+        found = pixel_polygons(mapped.astype(np.uint8), top, 0).get(1, np.array([], dtype=object))
+        yield Strip(found, None if stop == height else float(stop))
+
+
+def pixel_polygons(classes: NDArray[np.uint8], row: int, col: int) -> dict[int, Polygons]:
+    """Outlines along pixel edges of every class but 0; 4-connected, as 8 gives invalid rings.
+
+    Args:
+        classes: Shape (H, W).
+        row: First row in the whole raster.
+        col: First column in the whole raster.
+    """
+    found: dict[int, list[Any]] = {}
+    shift = Affine.translation(col, row)
+    for geometry, value in shapes(classes, mask=classes != 0, connectivity=4, transform=shift):
+        found.setdefault(int(value), []).append(shapely.geometry.shape(geometry))
+    return {value: np.array(polygons, dtype=object) for value, polygons in found.items()}
+
+
+def join_strips(strips: Iterable[Strip]) -> Iterator[Any]:
+    """Unite polygons across seams; what can no longer grow is passed on."""
+    waiting: Polygons = np.array([], dtype=object)
+    for strip in strips:
+        polygons = strip.polygons
+        if waiting.size:
+            # Only what touches the seam can grow.
+            seam = float(shapely.bounds(waiting)[:, 3].max())
+            touches = shapely.bounds(polygons)[:, 1] <= seam if polygons.size else []
+            touching = polygons[touches] if polygons.size else polygons
+            rest = polygons[~np.asarray(touches, dtype=bool)] if polygons.size else polygons
+            united = shapely.union_all(np.concatenate([waiting, touching]))
+            polygons = np.concatenate([_valid_parts(np.array([united], dtype=object)), rest])
+        if strip.bottom is None or not polygons.size:
+            yield from polygons
+            waiting = np.array([], dtype=object)
+            continue
+        grows = shapely.bounds(polygons)[:, 3] >= strip.bottom
+        yield from polygons[~grows]
+        waiting = polygons[grows]
+    yield from waiting
+
+
+def _clipped(scene: FileScene, polygons: Polygons) -> Polygons:
+    """Cut what reaches beyond the raster or into unknown ground (contours are padded there)."""
+    kept: list[Any] = []
+    frame = shapely.box(0, 0, scene.grid.width, scene.grid.height)
+    for polygon in polygons:
+        shape = polygon if frame.contains(polygon) else polygon.intersection(frame)
+        window = pixel_window(shape, scene.grid) if not shape.is_empty else None
+        if window is not None:
+            unknown = probability_codes(scene, window) == UNKNOWN_CODE
+            if unknown.any():
+                holes = pixel_polygons(unknown.astype(np.uint8), window.row, window.col)
+                shape = shape.difference(shapely.union_all(holes[1]))
+            kept.append(shape)
+    return _valid_parts(np.array(kept, dtype=object))
+
+
+def _valid_parts(shapes_: Polygons) -> Polygons:
+    """Single valid polygons with an area."""
+    valid = np.where(shapely.is_valid(shapes_), shapes_, shapely.make_valid(shapes_))
+    parts = shapely.get_parts(shapely.get_parts(valid))
+    chosen = (shapely.get_type_id(parts) == 3) & (shapely.area(parts) > 0)
+    return np.asarray(parts[chosen], dtype=object)
+
+
+def pixel_window(polygon: Any, grid: Grid) -> Window | None:
+    """The pixels under the bounds of a polygon in pixel coordinates, cut to the grid."""
+    west, north, east, south = polygon.bounds
+    row, col = int(np.floor(north)), int(np.floor(west))
+    window = Window(row, col, max(int(np.ceil(south)) - row, 1), max(int(np.ceil(east)) - col, 1))
+    return window.intersection(grid.window)
+
+
+def sorted_from_top_left(polygons: Polygons) -> Polygons:
+    """Polygons by their first row, then column, then all bounds: an order that never changes."""
+    if not polygons.size:
+        return polygons
+    west, north, east, south = shapely.bounds(polygons).T
+    return polygons[np.lexsort((east, south, west, north))]
+
+
+def to_crs(polygons: Polygons, grid: Grid) -> Polygons:
+    """From pixel coordinates to those of the grid's CRS."""
+    transform = grid.transform
+    coefficients = np.array([[transform.a, transform.d], [transform.b, transform.e]])
+    shift = np.array([transform.c, transform.f])
+    moved = shapely.transform(polygons, lambda xy: xy @ coefficients + shift)
+    return np.asarray(
+        shapely.orient_polygons(moved) if hasattr(shapely, "orient_polygons") else moved
+    )
