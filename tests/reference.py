@@ -1,7 +1,7 @@
 """Slow and obvious versions of what landslip computes, to compare with."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,15 +81,15 @@ def average_precision(codes: NDArray[np.uint8], labels: NDArray[np.uint8]) -> fl
     return total
 
 
-def pooled(classes: NDArray[np.uint8], factor: int, order: Sequence[int]) -> list[list[int]]:
-    """Every block of `factor` x `factor` pixels as the class that comes last in `order`."""
-    height, width = classes.shape
-    return [
-        [max(_block(classes, row, col, factor), key=order.index) for col in range(0, width, factor)]
-        for row in range(0, height, factor)
-    ]
-
-
-def _block(classes: NDArray[np.uint8], row: int, col: int, factor: int) -> Iterable[int]:
-    block: list[int] = classes[row : row + factor, col : col + factor].ravel().tolist()
-    return block
+def pooled(
+    classes: NDArray[np.uint8],
+    bins: tuple[NDArray[np.int_], NDArray[np.int_]],
+    order: Sequence[int],
+) -> list[list[int]]:
+    """Of all pixels with the same row bin and column bin, the class that comes last in `order`."""
+    row_bins, col_bins = (axis.tolist() for axis in bins)
+    shown = [[order[0]] * (col_bins[-1] + 1) for _ in range(row_bins[-1] + 1)]
+    for row, values in zip(row_bins, classes.tolist(), strict=True):
+        for col, value in zip(col_bins, values, strict=True):
+            shown[row][col] = max(shown[row][col], value, key=order.index)
+    return shown

@@ -53,6 +53,7 @@ CORE_PX = 2048
 """Side of the windows that maps are read and scored in."""
 OBSERVED_LAYER = "observed"
 """Layer of a polygon file that says which ground was looked at."""
+SCORES_FILE = "scores.json"
 THRESHOLD_TAG = "LANDSLIP_THRESHOLD"
 """Tag of a probability raster that says from which probability on it maps landslides."""
 
@@ -113,7 +114,7 @@ class RasterPrediction:
         self._require_range(values[raster.valid])
         share = values * self._scale + self._offset
         codes = encode(np.clip(share, 0, 1))
-        # Rounding to codes must carry no pixel over the threshold, which keeps its own forgiveness.
+        # Rounding to codes must carry no pixel over the threshold; 1e-9 as in `threshold_code`.
         threshold = cut_of(self.threshold)
         cut = threshold_code(threshold)
         mapped = share >= share.dtype.type(threshold - 1e-9)
@@ -307,14 +308,18 @@ def evaluate(
             f"Cannot evaluate at a threshold of {threshold:g}: it must be above 0 and up to 1."
         )
     if out is not None:
-        _refuse_out(out, [*paths, str(reference)], overwrite=overwrite)
+        others = (reference, checked, aoi, unusable, like)
+        read = [*paths, *(str(path) for path in others if path is not None)]
+        _refuse_out(out, read, overwrite=overwrite)
     source = _raster_with_pixels(paths, str(reference), like)
     with ExitStack() as stack:
         ground = open_scene(source, aoi=aoi, unusable=unusable, unnamed=True)
         stack.enter_context(closing(ground))
         grid = ground.grid
         if grid.crs is None:
-            log.warning("%s: no coordinate reference system; a pixel counts as 1 m2", source)
+            log.warning(
+                "%s: no coordinate reference system; coordinates are taken for metres", source
+            )
         labels = open_labels(reference, grid, checked=checked, positive=positive, what="reference")
         opened = [
             stack.enter_context(closing(open_prediction(path, grid, threshold=threshold)))
@@ -323,7 +328,7 @@ def evaluate(
         comparison = _Comparison(ground, labels, opened, _unique_names(paths), str(reference))
         if out is None:
             return comparison.run([])
-        folder = stack.enter_context(whole_folder(out, "scores.json", overwrite=overwrite))
+        folder = stack.enter_context(whole_folder(out, SCORES_FILE, overwrite=overwrite))
         maps = [
             stack.enter_context(ErrorMap(folder / f"{name}_errors", grid))
             for name in comparison.names
@@ -332,22 +337,14 @@ def evaluate(
         for error_map, scores in zip(maps, evaluation.predictions, strict=True):
             error_map.finish(scores, evaluation.ground)
         text = json.dumps(evaluation.record(), indent=2, ensure_ascii=False, allow_nan=False)
-        (folder / "scores.json").write_text(text + "\n", encoding="utf-8")
+        (folder / SCORES_FILE).write_text(text + "\n", encoding="utf-8")
     return evaluation
 
 
 def _refuse_out(out: Path, inputs: Sequence[str], *, overwrite: bool) -> None:
-    refuse_existing(out, overwrite=overwrite)
-    if not out.exists():
-        return
-    # Replacing deletes: only what evaluate wrote, and never what it is about to read.
-    if not out.is_dir() or (any(out.iterdir()) and not (out / "scores.json").is_file()):
-        raise OutputError(
-            f"Cannot replace {out}: it holds no scores.json, so it is no folder that evaluate "
-            "wrote. Name another output."
-        )
+    refuse_existing(out, overwrite=overwrite, marker=SCORES_FILE)
     inside = [path for path in inputs if Path(path).resolve().is_relative_to(out.resolve())]
-    if inside:
+    if out.exists() and inside:
         raise OutputError(
             f"Cannot replace {out}: {inside[0]}, which is to be read, lies in it. "
             "Name another output."

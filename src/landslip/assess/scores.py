@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
+from landslip import __version__
 from landslip.geo.errors import UsageError
 from landslip.geo.labels import BACKGROUND, LANDSLIDE
 from landslip.geo.probability import TOP_CODE, UNKNOWN_CODE, threshold_code
@@ -229,7 +229,7 @@ class Evaluation:
                 "pixels": self.ground.pixels,
                 "landslide_share": self.ground.landslide_share,
             },
-            "landslip": version("landslip"),
+            "landslip": __version__,
         }
 
 

@@ -38,7 +38,8 @@ class Index:
 
 def _ndvi(planes: Planes) -> NDArray[np.float32]:
     nir, red = planes["nir"], planes["red"]
-    return (nir - red) / (nir + red)
+    index: NDArray[np.float32] = (nir - red) / (nir + red)
+    return index
 
 
 def _evi(planes: Planes) -> NDArray[np.float32]:
@@ -49,7 +50,8 @@ def _evi(planes: Planes) -> NDArray[np.float32]:
             "Cannot compute evi: its constants are for reflectances (0 to 1), "
             f"and band 'nir' reaches {largest:g}. Use ndvi, or convert the scene to reflectance."
         )
-    return 2.5 * (nir - red) / (nir + 6 * red - 7.5 * blue + 1)
+    index: NDArray[np.float32] = 2.5 * (nir - red) / (nir + 6 * red - 7.5 * blue + 1)
+    return index
 
 
 def _brightness(planes: Planes) -> NDArray[np.float32]:

@@ -206,7 +206,9 @@ def rasterised(
 
 
 def _mapped(transform: Affine, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.column_stack(transform * (points[:, 0], points[:, 1]))
+    a, b, c, d, e, f = transform[:6]
+    x, y = points.T
+    return np.column_stack([a * x + b * y + c, d * x + e * y + f])
 
 
 class Area:

@@ -244,6 +244,10 @@ class FileScene:
             dataset = self._dataset()
             values = dataset.read(numbers, window=box)
             valid = (dataset.read_masks(numbers, window=box) > 0).all(axis=0)
+            # GDAL heeds alpha by itself only beside one band or three.
+            if ColorInterp.alpha in dataset.colorinterp:
+                alpha = dataset.colorinterp.index(ColorInterp.alpha) + 1
+                valid &= dataset.read(alpha, window=box) > 0
         if values.dtype.kind == "f":
             valid &= np.isfinite(values).all(axis=0)
         values[:, ~valid] = 0
@@ -298,13 +302,12 @@ def _warp_scale(source: Grid, target: Grid) -> dict[str, str]:
     reprojected blocks by up to a tenth of a pixel, each in its own way.
     """
     col, row = target.width / 2, target.height / 2
-    xs, ys = target.transform * (
-        np.array([col - 0.5, col + 0.5, col, col]),
-        np.array([row, row, row - 0.5, row + 0.5]),
-    )
+    around = [(col - 0.5, row), (col + 0.5, row), (col, row - 0.5), (col, row + 0.5)]
+    xs, ys = zip(*(target.transform * point for point in around), strict=True)
     if source.crs is not None and target.crs is not None and source.crs != target.crs:
-        xs, ys = (np.array(part) for part in transform(target.crs, source.crs, xs, ys))
-    cols, rows = ~source.transform * (xs, ys)
+        xs, ys = transform(target.crs, source.crs, xs, ys)
+    points = zip(xs, ys, strict=True)
+    cols, rows = zip(*(~source.transform * point for point in points), strict=True)
     steps = {
         "XSCALE": math.hypot(cols[1] - cols[0], cols[3] - cols[2]),
         "YSCALE": math.hypot(rows[1] - rows[0], rows[3] - rows[2]),

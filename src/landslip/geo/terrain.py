@@ -58,20 +58,19 @@ def slope_deg(
 
 def pixel_steps_m(grid: Grid) -> tuple[NDArray[np.float64], float]:
     """Width of the pixels of every row, shape (H, 1), and their height (m)."""
-    dx, dy = abs(grid.transform.a), abs(grid.transform.e)
-    rows = np.arange(grid.height) + 0.5
-    if grid.crs is None or not grid.is_geographic:
+    a, b, _, d, e, _ = grid.transform[:6]
+    if grid.crs is None or grid.is_planar:
         scale = linear_unit_m(grid.crs)
-        if grid.crs is None or grid.is_planar:
-            return np.full((grid.height, 1), dx * scale), dy * scale
-    xs = np.full(grid.height, (grid.transform * (grid.width / 2, 0))[0])
-    ys = np.array([(grid.transform * (0, row))[1] for row in rows])
-    lon_west, lat = to_lonlat(grid.crs, xs - dx / 2, ys)
-    lon_east, _ = to_lonlat(grid.crs, xs + dx / 2, ys)
-    _, _, widths = WGS84.inv(lon_west, lat, lon_east, lat)
-    lon_top, lat_top = to_lonlat(grid.crs, xs, ys + dy / 2)
-    lon_bottom, lat_bottom = to_lonlat(grid.crs, xs, ys - dy / 2)
-    _, _, heights = WGS84.inv(lon_top, lat_top, lon_bottom, lat_bottom)
+        width = math.hypot(a, d) * scale
+        return np.full((grid.height, 1), width), math.hypot(b, e) * scale
+    middles = [grid.transform * (grid.width / 2, row + 0.5) for row in range(grid.height)]
+    xs, ys = np.array(middles).T
+    _, _, widths = WGS84.inv(
+        *to_lonlat(grid.crs, xs - a / 2, ys - d / 2), *to_lonlat(grid.crs, xs + a / 2, ys + d / 2)
+    )
+    _, _, heights = WGS84.inv(
+        *to_lonlat(grid.crs, xs - b / 2, ys - e / 2), *to_lonlat(grid.crs, xs + b / 2, ys + e / 2)
+    )
     return np.asarray(widths)[:, None], float(np.mean(heights))
 
 

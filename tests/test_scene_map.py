@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+import shapely
+import torch
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from torch import nn
+
+from landslip.geo.errors import BandError, DataError, OutputError
+from landslip.geo.grid import Grid, Window
+from landslip.geo.raster import FileScene, Raster, create_raster
+from landslip.geo.scene import open_scene
+from landslip.learn.card import ModelCard, save_model
+from landslip.learn.device import Compute
+from landslip.learn.models import build_model
+from landslip.learn.predict import probabilities
+from landslip.mapping.outlines import landslide_polygons
+from landslip.mapping.scene_map import MapOptions, map_scene, mapped_windows
+
+UTM = CRS.from_epsg(32654)
+CPU = Compute(torch.device("cpu"), "float32")
+
+
+def grid_of(height: int, width: int, size_m: float = 10.0, crs: CRS | None = UTM) -> Grid:
+    """A grid whose upper left corner lies at 400 km east, 4700 km north."""
+    transform = Affine(size_m, 0, 400_000, 0, -size_m, 4_700_000)
+    return Grid(crs, transform, height, width)
+
+
+def write_scene(path: Path, grid: Grid, values: NDArray[Any], bands: Sequence[str]) -> Path:
+    with create_raster(path, grid, bands=bands, dtype=values.dtype.name, nodata=0) as out:
+        out.write(values)
+    return path
+
+
+def write_model(path: Path, network: nn.Module, **changes: Any) -> Path:
+    fields: dict[str, Any] = {
+        "name": "test",
+        "architecture": "unet-small",
+        "total_parameters": 1,
+        "bands": ("nir",),
+        "scaling": (("nir", 0.0, 255.0),),
+        "pixel_size_m": 10.0,
+        "halo_px": 96,
+        "stride_px": 16,
+    }
+    save_model(path, network, ModelCard(**(fields | changes)))
+    return path
+
+
+class Bright(nn.Module):
+    """Says landslide with certainty where the first band is above a half."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (images[:, :1] - 0.5) * 1000
+
+
+@pytest.fixture
+def bright_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model file whose network is `Bright`."""
+    monkeypatch.setattr("landslip.learn.card.build_model", lambda *_, **__: Bright())
+    return write_model(tmp_path / "bright.safetensors", Bright())
+
+
+def planted(path: Path, grid: Grid) -> Path:
+    """A dark scene with a bright slide of 7 x 5 pixels."""
+    values = np.full((1, *grid.shape), 10, dtype=np.uint8)
+    values[0, 30:37, 40:45] = 250
+    return write_scene(path, grid, values, ["nir"])
+
+
+@pytest.mark.parametrize(("outline", "tolerance"), [("pixels", 0.0), ("contour", 0.02)])
+def test_planted_slide_comes_back_with_its_area(
+    tmp_path: Path, bright_model: Path, outline: str, tolerance: float
+) -> None:
+    scene = planted(tmp_path / "scene.tif", grid_of(90, 110))
+    options = MapOptions(threshold=0.5, outline=outline, core_px=32, device="cpu")
+    found = map_scene(scene, bright_model, tmp_path / "map", options=options)
+    frame = gpd.read_file(tmp_path / "map" / "landslides.gpkg", layer="landslides")
+    assert len(frame) == 1
+    assert frame.crs.to_epsg() == 32654
+    assert frame.area_m2[0] == pytest.approx(3500, rel=tolerance, abs=1e-9)
+    assert frame.geometry[0].area == pytest.approx(frame.area_m2[0], abs=1e-3)
+    assert frame.probability_mean[0] == 1
+    assert frame.probability_max[0] == 1
+    west, south, east, north = frame.total_bounds
+    assert (west, north) == pytest.approx((400_400, 4_699_700), abs=1e-6)
+    assert (east, south) == pytest.approx((400_450, 4_699_630), abs=1e-6)
+    assert found.observed_km2 == pytest.approx(90 * 110 * 100 / 1e6)
+
+
+def test_map_writes_what_it_promises(tmp_path: Path, bright_model: Path) -> None:
+    grid = grid_of(90, 110)
+    scene = planted(tmp_path / "scene.tif", grid)
+    out = tmp_path / "map"
+    map_scene(scene, bright_model, out, options=MapOptions(threshold=0.25, device="cpu"))
+    assert sorted(path.name for path in out.iterdir()) == [
+        "landslides.gpkg", "probability.tif", "quicklook.png", "run.json",
+    ]  # fmt: skip
+    with rasterio.open(out / "probability.tif") as raster:
+        assert raster.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert (raster.dtypes[0], raster.nodata, raster.descriptions) == (
+            "uint8", 255, ("probability",),
+        )  # fmt: skip
+        assert raster.scales[0] == pytest.approx(1 / 254)
+        assert float(raster.tags()["LANDSLIP_THRESHOLD"]) == 0.25
+        assert set(np.unique(raster.read(1))) == {0, 254}
+        assert Grid(raster.crs, raster.transform, *raster.shape) == grid
+    record = json.loads((out / "run.json").read_text())
+    assert record["model"]["sha256"]
+    assert record["sources"][0]["role"] == "scene"
+    assert record["options"]["threshold"] == 0.25
+    with pytest.raises(OutputError, match="exists already"):
+        map_scene(scene, bright_model, out)
+
+
+def test_unseen_ground_is_said_and_never_mapped(tmp_path: Path, bright_model: Path) -> None:
+    grid = grid_of(60, 80)
+    values = np.full((1, 60, 80), 250, dtype=np.uint8)
+    values[0, :10] = 0  # nodata
+    path = write_scene(tmp_path / "scene.tif", grid, values, ["nir"])
+    cloud = shapely.box(400_000, 4_699_400, 400_100, 4_699_900)  # columns 0-9, rows 10-59
+    aoi = shapely.box(400_000, 4_699_500, 400_800, 4_700_000)  # rows 0-49
+    for name, shape in (("cloud", cloud), ("aoi", aoi)):
+        gpd.GeoDataFrame(geometry=[shape], crs=UTM).to_file(tmp_path / f"{name}.gpkg")
+    scene = open_scene(path, aoi=tmp_path / "aoi.gpkg", unusable=tmp_path / "cloud.gpkg")
+    options = MapOptions(device="cpu", outline="pixels")
+    map_scene(scene, bright_model, tmp_path / "map", options=options)
+    file = tmp_path / "map" / "landslides.gpkg"
+    unseen = gpd.read_file(file, layer="not_observed").set_index("reason")
+    assert unseen.area_m2.to_dict() == {
+        "no data": 10 * 80 * 100,
+        "unusable": 40 * 10 * 100,
+        "outside the area of interest": 10 * 80 * 100,
+    }
+    seen = gpd.read_file(file, layer="observed")
+    assert seen.area_m2.sum() == 40 * 70 * 100
+    assert gpd.read_file(file, layer="landslides").area_m2.tolist() == [40 * 70 * 100]
+    with rasterio.open(tmp_path / "map" / "probability.tif") as raster:
+        codes = raster.read(1)
+    assert (codes[10:50, 10:] == 254).all()
+    assert (codes == 255).sum() == 60 * 80 - 40 * 70
+
+
+def test_windows_agree_with_the_untiled_network() -> None:
+    torch.manual_seed(0)
+    network = build_model("unet-small", 2).eval()
+    random = np.random.default_rng(0)
+    grid = grid_of(150, 210)
+    values = random.integers(0, 255, (2, 150, 210)).astype(np.uint8)
+    scene = Raster(values, np.ones((150, 210), dtype=bool), ("nir", "red"), grid)
+    card = ModelCard(
+        name="t", architecture="unet-small", total_parameters=1, bands=("nir", "red"),
+        scaling=(("nir", 0.0, 255.0), ("red", 0.0, 255.0)), pixel_size_m=10.0, halo_px=96,
+        stride_px=16,
+    )  # fmt: skip
+    mapped = np.full(grid.shape, np.nan, dtype=np.float32)
+    for window, scores, _ in mapped_windows(scene, card, network, CPU, core_px=64):
+        mapped[window.slices] = scores
+    # The same ground in one piece, mirrored alike.
+    whole = np.pad(
+        card.scaling_of_bands.apply(scene), ((0, 0), (96, 96 + 10), (96, 96 + 14)), "reflect"
+    )
+    untiled = probabilities(network, whole[None], CPU, 16)[0][96 : 96 + 150, 96 : 96 + 210]
+    assert np.abs(mapped - untiled).max() < 1e-3
+
+
+def test_scene_that_does_not_fit_the_model(tmp_path: Path, bright_model: Path) -> None:
+    values = np.full((1, 40, 40), 100, dtype=np.uint8)
+    red = write_scene(tmp_path / "red.tif", grid_of(40, 40), values, ["red"])
+    with pytest.raises(BandError, match=r"needs bands nir; the scene names red \(nir missing\)"):
+        map_scene(red, bright_model, tmp_path / "map")
+    fine = write_scene(tmp_path / "fine.tif", grid_of(40, 40, 2.0), values, ["nir"])
+    with pytest.raises(DataError, match=r"pixels are 2 m, the model learnt on 10 m"):
+        map_scene(fine, bright_model, tmp_path / "map")
+    resampled = open_scene(fine, pixel_size_m=10)
+    map_scene(resampled, bright_model, tmp_path / "map", options=MapOptions(device="cpu"))
+    with rasterio.open(tmp_path / "map" / "probability.tif") as raster:
+        assert raster.shape == (8, 8)
+    empty = write_scene(tmp_path / "empty.tif", grid_of(40, 40), 0 * values, ["nir"])
+    with pytest.raises(DataError, match="no pixel of the scene is usable"):
+        map_scene(empty, bright_model, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_other_radiometry_is_said(
+    tmp_path: Path, bright_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = np.random.default_rng(0).integers(1000, 4000, (1, 40, 40)).astype(np.uint16)
+    scene = write_scene(tmp_path / "scene.tif", grid_of(40, 40), values, ["nir"])
+    map_scene(scene, bright_model, tmp_path / "map", options=MapOptions(device="cpu"))
+    assert "band nir: the model learnt 0 to 255, the scene holds" in caplog.text
+
+
+def test_scene_without_crs_is_mapped_and_said(
+    tmp_path: Path, bright_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = planted(tmp_path / "scene.tif", grid_of(90, 110, crs=None))
+    options = MapOptions(threshold=0.5, outline="pixels", device="cpu")
+    map_scene(scene, bright_model, tmp_path / "map", options=options)
+    assert "polygons carry no position" in caplog.text
+    frame = gpd.read_file(tmp_path / "map" / "landslides.gpkg", layer="landslides")
+    assert frame.crs is None or not frame.crs.to_epsg()
+    assert frame.area_m2.tolist() == [3500]
+
+
+def test_reviewed_inventory_is_never_replaced(tmp_path: Path, bright_model: Path) -> None:
+    scene = planted(tmp_path / "scene.tif", grid_of(90, 110))
+    out, options = tmp_path / "map", MapOptions(threshold=0.5, device="cpu")
+    map_scene(scene, bright_model, out, options=options)
+    map_scene(scene, bright_model, out, options=options, overwrite=True)
+    frame = gpd.read_file(out / "landslides.gpkg", layer="landslides")
+    frame.assign(status="accepted").to_file(out / "landslides.gpkg", layer="landslides")
+    with pytest.raises(OutputError, match="reviewed work is never overwritten"):
+        map_scene(scene, bright_model, out, options=options, overwrite=True)
+
+
+def probability_file(path: Path, codes: NDArray[np.uint8]) -> FileScene:
+    grid = grid_of(*codes.shape)
+    with create_raster(path, grid, bands=["probability"], dtype="uint8", nodata=255) as out:
+        out.write(codes, 1)
+    return FileScene(str(path), {"probability": 1})
+
+
+@pytest.mark.parametrize("outline", ["contour", "pixels"])
+def test_strips_leave_no_trace(tmp_path: Path, outline: str) -> None:
+    random = np.random.default_rng(3)
+    rough = random.normal(size=(90, 70))
+    kernel = np.hanning(9)
+    smooth = np.apply_along_axis(np.convolve, 0, rough, kernel, mode="same")
+    smooth = np.apply_along_axis(np.convolve, 1, smooth, kernel, mode="same")
+    codes = np.clip(127 + 40 * smooth, 0, 254).astype(np.uint8)
+    codes[20:26, 30:50] = 255
+    scene = probability_file(tmp_path / "p.tif", codes)
+    whole = landslide_polygons(scene, 0.5, outline=outline)
+    strips = landslide_polygons(scene, 0.5, outline=outline, strip_rows=16)
+    assert len(whole) > 5
+    assert len(strips) == len(whole)
+    assert all(a.equals(b) for a, b in zip(whole, strips, strict=True))
+    assert all(polygon.is_valid for polygon in whole)
+
+
+def test_contours_at_borders_keep_their_area(tmp_path: Path) -> None:
+    codes = np.zeros((40, 50), dtype=np.uint8)
+    codes[:, :20] = 254  # touches three edges
+    codes[10:30, 40:] = 255  # nodata
+    codes[15:25, 30:40] = 254  # touches nodata
+    scene = probability_file(tmp_path / "p.tif", codes)
+    found = landslide_polygons(scene, 0.5)
+    areas = sorted(polygon.area / 100 for polygon in found)
+    assert areas == pytest.approx([100, 800], rel=0.02)
+    hidden = shapely.box(400_400, 4_700_000 - 300, 400_500, 4_700_000 - 100)
+    assert all(polygon.intersection(hidden).area < 1e-6 for polygon in found)
+
+
+def test_holes_stay_holes(tmp_path: Path) -> None:
+    codes = np.zeros((40, 40), dtype=np.uint8)
+    codes[5:35, 5:35] = 254
+    codes[15:25, 15:25] = 0
+    scene = probability_file(tmp_path / "p.tif", codes)
+    (pixels,) = landslide_polygons(scene, 0.5, outline="pixels", strip_rows=8)
+    assert pixels.area == 800 * 100
+    (contour,) = landslide_polygons(scene, 0.5, strip_rows=8)
+    assert len(contour.interiors) == 1
+    assert contour.area == pytest.approx(800 * 100, rel=0.01)
+
+
+def test_window_of_one_pixel_and_of_odd_sizes(tmp_path: Path, bright_model: Path) -> None:
+    for height, width in ((1, 1), (1, 37), (33, 1)):
+        values = np.full((1, height, width), 250, dtype=np.uint8)
+        path = write_scene(
+            tmp_path / f"{height}_{width}.tif", grid_of(height, width), values, ["nir"]
+        )
+        out = tmp_path / f"map_{height}_{width}"
+        found = map_scene(path, bright_model, out, options=MapOptions(device="cpu"))
+        assert found.area_m2 == pytest.approx(height * width * 100)
+    assert Window(0, 0, 1, 1).grown(96).height == 193
