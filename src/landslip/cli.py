@@ -5,27 +5,44 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
+from rich.text import Text
+from typer.core import TyperGroup
 
 from landslip import __version__
 
 if TYPE_CHECKING:
     from landslip.geo.scene import StackedScene
 
+STOPPED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+
+class _Verbs(TyperGroup):
+    """Says how Ctrl-C left things, which typer would turn into a bare exit."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stopped:
+            _fail(str(stopped) or "stopped; nothing half-written is left", STOPPED)
+
+
 app = typer.Typer(
     name="landslip",
+    cls=_Verbs,
     help="From a satellite scene to a landslide inventory.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console()
-errors = Console(stderr=True)
+# No markup: paths and names may hold brackets.
+console = Console(markup=False, highlight=False)
+errors = Console(stderr=True, markup=False, highlight=False)
 
 # What a scene is made of, the same on every verb.
 Bands = Annotated[
@@ -79,21 +96,25 @@ def _main(
     ] = False,
 ) -> None:
     """From a satellite scene to a landslide inventory."""
-    handler = RichHandler(
-        console=errors, show_time=False, show_path=False, show_level=False, markup=False,
-        highlighter=None,
-    )  # fmt: skip
-    handler.addFilter(_mark_warnings)
     log = logging.getLogger("landslip")
-    log.handlers[:] = [handler]
+    log.handlers[:] = [_Lines()]
     log.propagate = False
     log.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
 
 
-def _mark_warnings(record: logging.LogRecord) -> bool:
-    if record.levelno >= logging.WARNING and not str(record.msg).startswith("Note: "):
-        record.msg = f"Note: {record.msg}"
-    return True
+class _Lines(logging.Handler):
+    """Messages on standard error, a line each; warnings begin with "Note:"."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            _note(errors, text)
+        else:
+            errors.print(text, soft_wrap=True)
+
+
+def _note(to: Console, text: str) -> None:
+    to.print(Text.assemble(("Note:", "yellow"), f" {text}"), soft_wrap=True)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
@@ -117,6 +138,12 @@ def _open(
         path, bands=_names(bands), sensor=sensor, add=add or (), dem=dem, pre=pre, aoi=aoi,
         unusable=unusable, pixel_size_m=pixel_size,
     )  # fmt: skip
+
+
+def _say(made: Any) -> None:
+    """Print what was made, unless --quiet; lines are not wrapped, because people copy paths."""
+    if logging.getLogger("landslip").isEnabledFor(logging.INFO):
+        console.print(made, soft_wrap=isinstance(made, str))
 
 
 def _table(title: str, rows: list[tuple[str, str]]) -> Any:
@@ -172,9 +199,9 @@ def check(
         return
     console.print(found.table())
     for warning in found.warnings:
-        console.print(f"[yellow]Note:[/] {warning}", highlight=False)
+        _note(console, warning)
     if out is not None:
-        console.print(f"Picture: {out}")
+        _say(f"Picture: {out}")
 
 
 @app.command()
@@ -236,7 +263,7 @@ def tile(
             opened, inventory, out, options=options, checked=checked, positive=positive,
             overwrite=overwrite,
         )  # fmt: skip
-    console.print(f"{out}: {made.summary()}", highlight=False)
+    _say(f"{out}: {made.summary()}")
 
 
 @app.command()
@@ -331,7 +358,7 @@ def train(
             opened, inventory, out, tiling=tiling, checked=checked, positive=positive,
             options=options, overwrite=overwrite,
         )  # fmt: skip
-    console.print(_scores_table(f"{out}", card.scores))
+    _say(_scores_table(f"{out}", card.scores))
 
 
 def _scores_table(title: str, scores: dict[str, dict[str, float | None]]) -> Any:
@@ -372,7 +399,7 @@ def info(
         ("licence", card.licence or "none stated"),
         ("note", card.note or "-"),
     ]
-    console.print(_table(card.name, rows), highlight=False)
+    console.print(_table(card.name, rows))
     if card.scores:
         console.print(_scores_table("scores, pooled over pixels", card.scores))
 
@@ -416,10 +443,9 @@ def map_(
     )  # fmt: skip
     opened = _open(scene, bands, sensor, add, dem, pre, aoi, unusable, pixel_size)
     found = map_scene(opened, model, out, options=options, overwrite=overwrite)
-    console.print(
+    _say(
         f"{found.landslides} landslides, {found.area_m2:,.0f} m2, on {found.observed_km2:.3f} km2 "
-        f"of observed ground, at threshold {found.threshold:.2f}: {out}",
-        highlight=False,
+        f"of observed ground, at threshold {found.threshold:.2f}: {out}"
     )
 
 
@@ -478,7 +504,7 @@ def evaluate(
     )  # fmt: skip
     console.print(found.table())
     if out is not None:
-        console.print(f"Scores and error maps: {out}")
+        _say(f"Scores and error maps: {out}")
 
 
 @app.command()
@@ -495,7 +521,7 @@ def convert(
     from landslip.learn.authors import convert_checkpoint
 
     card = convert_checkpoint(checkpoint, out, pixel_size_m=pixel_size, overwrite=overwrite)
-    console.print(f"{out}: {card.note}", highlight=False)
+    _say(f"{out}: {card.note}")
 
 
 @app.command()
@@ -524,7 +550,7 @@ def demo(
         out, scene=scene, inventory=inventory, checked=checked, bands=_names(bands),
         sensor=sensor, seed=seed, overwrite=overwrite,
     )  # fmt: skip
-    console.print(f"Report: {report}", highlight=False, soft_wrap=True)
+    _say(f"Report: {report}")
 
 
 def main() -> None:
@@ -537,12 +563,11 @@ def main() -> None:
         _fail(str(error), 2)
     except LandslipError as error:
         _fail(str(error), 1)
-    except KeyboardInterrupt as stopped:
-        _fail(str(stopped) or "stopped; nothing half-written is left", 130)
 
 
-def _fail(message: str, code: int) -> None:
-    errors.print(f"[red]Error:[/] {message}" if code < 100 else message, highlight=False)
+def _fail(message: str, code: int) -> NoReturn:
+    text = Text(message) if code == STOPPED else Text.assemble(("Error:", "red"), f" {message}")
+    errors.print(text, soft_wrap=True)
     sys.exit(code)
 
 

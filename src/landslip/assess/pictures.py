@@ -26,7 +26,7 @@ from landslip.assess.scores import (
 from landslip.geo.grid import Grid, Window
 from landslip.geo.inventory import areas_m2, write_layers
 from landslip.geo.raster import create_raster, rasterio_window
-from landslip.geo.terrain import pixel_steps_m
+from landslip.geo.terrain import middle_steps_m
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -186,9 +186,7 @@ def _pixel_sides_m(grid: Grid) -> tuple[float, float]:
     """Width and height of the pixel in the middle (m); 1 for pictures without a position."""
     if grid.crs is None:
         return 1.0, 1.0
-    middle = grid.crop(Window(grid.height // 2, grid.width // 2, 1, 1))
-    widths, height = pixel_steps_m(middle)
-    return float(widths[0, 0]), height
+    return middle_steps_m(grid)
 
 
 def _picture_shape(grid: Grid, aspect: float) -> tuple[int, int]:

@@ -74,6 +74,12 @@ def pixel_steps_m(grid: Grid) -> tuple[NDArray[np.float64], float]:
     return np.asarray(widths)[:, None], float(np.mean(heights))
 
 
+def middle_steps_m(grid: Grid) -> tuple[float, float]:
+    """Width and height of the pixels of the middle row (m)."""
+    widths, height_m = pixel_steps_m(grid.crop(Window(grid.height // 2, 0, 1, grid.width)))
+    return float(widths[0, 0]), height_m
+
+
 class TerrainScene:
     """Bands `elevation` and `slope` of an elevation model, laid over another grid.
 

@@ -156,7 +156,8 @@ def map_scene(
         (folder / "ground.tif").unlink()
         from landslip.mapping.pictures import write_quicklook
 
-        write_quicklook(folder / "quicklook.png", opened, card.bands, frame.geometry)
+        title = f"{len(frame)} landslides by {card.name} at {threshold:.2f}"
+        write_quicklook(folder / "quicklook.png", opened, card.bands, frame.geometry, title)
         seconds = time.monotonic() - begun
         summary = MapResult(
             out, len(frame), float(frame["area_m2"].sum()),

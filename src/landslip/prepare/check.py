@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,6 @@ from landslip.geo.errors import BandError
 from landslip.geo.grid import Grid, Window
 from landslip.geo.inventory import areas_m2, read_polygons
 from landslip.geo.labels import (
-    BACKGROUND,
     LANDSLIDE,
     UNLABELLED,
     Labels,
@@ -31,13 +30,14 @@ from landslip.geo.labels import (
 )
 from landslip.geo.output import refuse_existing, whole_file
 from landslip.geo.progress import track
-from landslip.geo.raster import Raster, Scene
+from landslip.geo.raster import Scene
 from landslip.geo.scene import OBSERVED, SceneLike, StackedScene, open_scene
-from landslip.geo.terrain import pixel_steps_m
 from landslip.geo.windows import cover
+from landslip.prepare.pictures import contoured, outlined, reduced, scene_axes, write_figure
+from landslip.prepare.shift import TERRAIN_BANDS, Shift, cells_with_edges, estimate_shift
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    pass
 
 CORE_PX = 1024
 """Side of the windows that are read (px); a whole number of cells."""
@@ -49,55 +49,8 @@ MANY_SATURATED = 0.01
 FEW_PIXELS = 4
 """Landslides below this many pixels cannot be learned."""
 
-REACH_PX = 10
-"""Largest shift looked for (px)."""
-CELL_PX = 64
-"""Side of the squares in which outlines are compared with the image (px)."""
-CELLS = 60
-"""How many of them are compared, at most."""
-FEWEST_CELLS = 8
-FEWEST_EDGE_PX = 24
-SMALLEST_SHIFT_PX = 2.0
-CLEARLY_BETTER = 5.0
-"""Standard errors by which the best offset must beat no offset, over the cells."""
-CLEARLY_A_PEAK = 4.0
-"""Standard deviations by which the best offset must stand out of all offsets."""
-
-PICTURE_PX = 1600
-"""Longest side of the picture (px)."""
-
-_TERRAIN = frozenset({"elevation", "slope"})
-"""Bands for which the largest or smallest value means nothing (flat ground, the sea)."""
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Shift:
-    """The offset at which landslide outlines lie best on the edges of the image."""
-
-    rows_px: int
-    """Rows by which the outlines should move, down is positive (px)."""
-    cols_px: int
-    """Columns by which the outlines should move, right is positive (px)."""
-    distance_m: float
-    """Length of that move (m); pixels where the scene has no position."""
-    cells: int
-    """Squares of 64 x 64 px that were compared."""
-    gain_se: float
-    """Gain over no offset, in standard errors over the cells."""
-    peak_sd: float
-    """Height of the best offset above the mean of all, in standard deviations."""
-
-    @property
-    def likely(self) -> bool:
-        """True where image and outlines lie apart beyond doubt (see `estimate_shift`)."""
-        return (
-            self.cells >= FEWEST_CELLS
-            and math.hypot(self.rows_px, self.cols_px) >= SMALLEST_SHIFT_PX
-            and self.gain_se >= CLEARLY_BETTER
-            and self.peak_sd >= CLEARLY_A_PEAK
-        )
 
 
 @dataclass(frozen=True)
@@ -459,7 +412,7 @@ class _Tally:
 def _tally(scene: Scene, labels: Labels | None) -> _Tally:
     one = Window(0, 0, 1, 1)
     types = [scene.read(one, [name]).values.dtype for name in scene.bands]
-    counted = [name.removeprefix("pre_") not in _TERRAIN for name in scene.bands]
+    counted = [name.removeprefix("pre_") not in TERRAIN_BANDS for name in scene.bands]
     ends = [_Ends(kind, counts=on) for kind, on in zip(types, counted, strict=True)]
     tally = _Tally(types, ends)
     windows = _spread(scene.grid)
@@ -480,7 +433,7 @@ def _tally(scene: Scene, labels: Labels | None) -> _Tally:
             plane = labels.read(window)
             tally.labelled += int((raster.valid & (plane != UNLABELLED)).sum())
             tally.landslide += int((raster.valid & (plane == LANDSLIDE)).sum())
-            tally.cells.extend(_cells_with_edges(plane, window))
+            tally.cells.extend(cells_with_edges(plane, window))
     return tally
 
 
@@ -492,32 +445,6 @@ def _spread(grid: Grid) -> list[Window]:
     while step > 1 and math.gcd(step, math.ceil(grid.width / CORE_PX)) > 1:
         step += 1
     return windows[::step]
-
-
-def _cells_with_edges(plane: NDArray[np.uint8], window: Window) -> Iterator[Window]:
-    """Squares of a window that hold enough of an outline to compare."""
-    rows, cols = np.nonzero(_edges(plane))
-    across = math.ceil(window.width / CELL_PX)
-    counts = np.bincount((rows // CELL_PX) * across + cols // CELL_PX)
-    for number in np.flatnonzero(counts >= FEWEST_EDGE_PX):
-        row, col = divmod(int(number), across)
-        cell = Window(
-            window.row + row * CELL_PX, window.col + col * CELL_PX, CELL_PX, CELL_PX
-        ).intersection(window)
-        if cell is not None:
-            yield cell
-
-
-def _edges(plane: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Landslide pixels beside background; the edge of labelled ground is no outline."""
-    edges = np.zeros(plane.shape, dtype=bool)
-    for axis in (0, 1):
-        first = np.moveaxis(plane, axis, 0)[:-1]
-        second = np.moveaxis(plane, axis, 0)[1:]
-        out = np.moveaxis(edges, axis, 0)
-        out[:-1] |= (first == LANDSLIDE) & (second == BACKGROUND)
-        out[1:] |= (second == LANDSLIDE) & (first == BACKGROUND)
-    return edges
 
 
 def _inventory_check(
@@ -557,117 +484,6 @@ def _inventory_check(
     )
 
 
-# Shift between outlines and image
-
-
-def estimate_shift(scene: Scene, labels: Labels, cells: Sequence[Window]) -> Shift | None:
-    """The offset at which landslide outlines lie best on the edges of the image.
-
-    Every offset up to 10 px is scored in up to 60 squares: mean over the outline of how far the
-    image changes across the outline there (1) rather than along it (-1). A shift is likely where
-    the best offset is at least 2 px away, is better than none by 5 standard errors over the
-    squares, and stands 4 standard deviations above the mean of all offsets. Outlines that have
-    nothing to do with the image reach one of the two by chance, not both.
-
-    Measured on draws of 8 to 60 squares from an aerial (0.5 m) and a Sentinel-2 scene: 13,500
-    draws with outlines in place, roughly drawn or mirrored gave no false alarm; shifts of 2 to 8 px
-    were found in 80 % (8 squares), 91 % (12), 99 % (20) and all (40) draws, never more than 1.5 px
-    from the truth. Outlines that were drawn roughly hide their shift: nothing is said then.
-
-    Args:
-        scene: Image; bands of terrain and from before the event are left out.
-        labels: Landslides on the grid of the scene.
-        cells: Squares that hold outlines.
-
-    Returns:
-        The best offset, or None where fewer than 8 squares can be compared.
-    """
-    after = [name for name in scene.bands if not name.startswith("pre_") and name not in _TERRAIN]
-    if not after or len(cells) < FEWEST_CELLS:
-        return None
-    chosen = np.linspace(0, len(cells) - 1, min(len(cells), CELLS)).round().astype(int)
-    found = [_offset_scores(scene, after, labels, cells[number]) for number in chosen]
-    scores = np.array([part for part in found if part is not None])
-    if len(scores) < FEWEST_CELLS:
-        return None
-    mean = scores.mean(axis=0)
-    row, col = np.unravel_index(int(mean.argmax()), mean.shape)
-    gains = scores[:, row, col] - scores[:, REACH_PX, REACH_PX]
-    error = float(gains.std(ddof=1)) / math.sqrt(len(gains))
-    rows_px, cols_px = int(row) - REACH_PX, int(col) - REACH_PX
-    widths, height = pixel_steps_m(scene.grid.crop(_middle_row(scene.grid)))
-    return Shift(
-        rows_px=rows_px,
-        cols_px=cols_px,
-        distance_m=math.hypot(rows_px * height, cols_px * float(widths[0, 0])),
-        cells=len(scores),
-        gain_se=float(gains.mean()) / error if error > 0 else 0.0,
-        peak_sd=float((mean.max() - mean.mean()) / mean.std()) if mean.std() > 0 else 0.0,
-    )
-
-
-def _offset_scores(
-    scene: Scene, bands: Sequence[str], labels: Labels, cell: Window
-) -> Floats | None:
-    """Score of every offset in one square, shape (21, 21), or None where it cannot be had."""
-    from scipy.ndimage import gaussian_filter
-
-    around = cell.grown(REACH_PX + 4).intersection(scene.grid.window)
-    assert around is not None
-    raster = scene.read(around, bands)
-    plane = labels.read(around)
-    rows, cols = np.nonzero(_edges(plane))
-    own = cell.relative_to(around)
-    # Outlines must be in the square, and the whole reach around them in the scene.
-    usable = (rows >= max(own.row, REACH_PX)) & (cols >= max(own.col, REACH_PX))
-    usable &= rows < min(own.row_stop, around.height - REACH_PX)
-    usable &= cols < min(own.col_stop, around.width - REACH_PX)
-    rows, cols = rows[usable], cols[usable]
-    if len(rows) < FEWEST_EDGE_PX or raster.valid.mean() < 0.5:
-        return None
-    across, slanted = _edge_directions(raster)
-    inside = (plane == LANDSLIDE).astype(np.float64)
-    down = gaussian_filter(inside, 1.0, order=(1, 0))[rows, cols]
-    right = gaussian_filter(inside, 1.0, order=(0, 1))[rows, cols]
-    # Twice the angle: opposite sides of an edge count alike.
-    twice = 2 * np.arctan2(down, right)
-    size = (2 * REACH_PX + 1, 2 * REACH_PX + 1)
-    at = (rows - REACH_PX, cols - REACH_PX)
-    near = [np.lib.stride_tricks.sliding_window_view(part, size)[at] for part in (across, slanted)]
-    weights = np.cos(twice)[:, None, None], np.sin(twice)[:, None, None]
-    scores: Floats = (near[0] * weights[0] + near[1] * weights[1]).mean(axis=0)
-    return scores
-
-
-def _edge_directions(raster: Raster) -> tuple[Floats, Floats]:
-    """Cosine and sine of twice the direction of image gradients, 0 where the image is flat.
-
-    Source: the structure tensor, Bigun and Granlund 1987, summed over bands.
-    """
-    from scipy.ndimage import binary_erosion, gaussian_filter
-
-    xx, xy, yy = np.zeros((3, *raster.valid.shape))
-    for plane in raster.values:
-        low, high = np.percentile(plane[raster.valid], [2, 98])
-        scaled = np.clip((plane - low) / max(high - low, 1e-9), 0, 1).astype(np.float64)
-        down = gaussian_filter(scaled, 1.0, order=(1, 0))
-        right = gaussian_filter(scaled, 1.0, order=(0, 1))
-        xx, xy, yy = xx + right * right, xy + right * down, yy + down * down
-    # The edge of the valid ground is no edge of the image.
-    inner = binary_erosion(raster.valid, iterations=4, border_value=1)
-    strength = xx + yy
-    # Strong edges (roads, roofs) count little more than clear ones.
-    damped = strength + max(float(np.percentile(strength[raster.valid], 75)), 1e-12)
-    return np.where(inner, (xx - yy) / damped, 0), np.where(inner, 2 * xy / damped, 0)
-
-
-def _middle_row(grid: Grid) -> Window:
-    return Window(grid.height // 2, 0, 1, grid.width)
-
-
-# Picture
-
-
 def _draw(
     scene: Scene,
     labels: Labels | None,
@@ -675,160 +491,23 @@ def _draw(
     found: SceneCheck,
     path: Path,
 ) -> None:
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
-
-    grid = scene.grid
-    widths, height_m = pixel_steps_m(grid.crop(_middle_row(grid)))
-    width_m = float(widths[0, 0])
-    aspect = height_m / width_m
-    tall = grid.height * aspect / grid.width
-    side = 10.0
-    figure = Figure(
-        figsize=(max(side * min(1, 1 / tall), 5.0), max(side * min(1, tall), 1.0) + 0.7),
-        layout="constrained",
-    )
-    axes = figure.add_subplot()
-    view = _reduced(scene, labels)
-    extent = (0, grid.width, grid.height, 0)
-    axes.imshow(view.picture(), extent=extent, aspect=aspect, interpolation="nearest")
-    handles: list[Any] = []
-    if view.nodata.any():
-        handles.append(Patch(facecolor="#999999", label="no data"))
-    if view.excluded.any():
-        _hatched(axes, view)
-        handles.append(Patch(facecolor="#999999", hatch="////", label="excluded"))
-    axes.set(xlim=(0, grid.width), ylim=(grid.height, 0))
-    axes.set_axis_off()
-    slides = found.inventory
-    if isinstance(labels, PolygonLabels):
-        handles.append(_outlined(axes, labels.polygons.geometries, grid, "landslides", "#ffe600"))
-    elif labels is not None:
-        handles.append(_contoured(axes, view))
-    if checked is not None:
-        areas = read_polygons(checked, grid, what="checked areas")
-        handles.append(_outlined(axes, areas.geometries, grid, "checked areas", "#00e5ff"))
-    _scale_bar(axes, grid, width_m if found.crs else 1.0, "m" if found.crs else "px")
     title = [f"{found.area_km2:.3g} km²"] if found.crs else []
+    slides = found.inventory
     if slides is not None:
         size = f"{slides.area_km2:.3g} km²" if found.crs else _percent(slides.landslide_share)
         count = "" if slides.inside is None else f"{slides.inside} "
         title.append(f"{count}landslides ({size})")
-    name = found.files[0].partition(": ")[2]
-    name = f"{Path(name).name}: {', '.join(title)}" if title else Path(name).name
-    axes.set_title(name, loc="left", fontsize=11)
-    if handles:
-        figure.legend(handles=handles, loc="outside lower left", ncols=4, frameon=False)
-    figure.savefig(path, dpi=160, format="png")
-
-
-@dataclass(frozen=True, eq=False)
-class _View:
-    """A scene made small: planes (h, w) that cover the whole grid."""
-
-    colours: NDArray[np.float32]
-    """Shape (h, w, 1 or 3): means of the valid pixels; NaN where none is."""
-    excluded: NDArray[np.bool_]
-    landslide: NDArray[np.bool_]
-    """True where any pixel is landslide."""
-    factor: int
-    """Pixels of the scene along one pixel of the view."""
-
-    @property
-    def nodata(self) -> NDArray[np.bool_]:
-        return np.isnan(self.colours[..., 0]) & ~self.excluded
-
-    def picture(self) -> NDArray[np.float32]:
-        """Red, green, blue from 0 to 1, stretched between the 2nd and 98th percentile."""
-        shown = np.full((*self.excluded.shape, 3), 0.6, dtype=np.float32)
-        known = ~np.isnan(self.colours[..., 0])
-        if known.any():
-            pixels = self.colours[known]
-            low, high = np.percentile(pixels, [2, 98], axis=0)
-            shown[known] = np.clip((pixels - low) / np.maximum(high - low, 1e-9), 0, 1)
-        return shown
-
-
-def _reduced(scene: Scene, labels: Labels | None) -> _View:
-    """Read the scene window by window into means of square blocks."""
-    grid = scene.grid
-    bands = scene.bands[: 3 if len(scene.bands) >= 3 else 1]
-    factor = math.ceil(max(grid.shape) / PICTURE_PX)
-    height, width = math.ceil(grid.height / factor), math.ceil(grid.width / factor)
-    colours = np.full((height, width, len(bands)), np.nan, dtype=np.float32)
-    excluded, landslide = np.zeros((2, height, width), dtype=bool)
-    for window in cover(grid, factor * max(CORE_PX // factor, 1)):
-        raster = scene.read(window, bands)
-        rows, cols = (np.arange(0, side, factor) for side in raster.grid.shape)
-        row, col = window.row // factor, window.col // factor
-        part = np.s_[row : row + len(rows), col : col + len(cols)]
-        counts = _blocks(raster.valid, rows, cols)
-        sums = _blocks(raster.values, rows, cols)
-        means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-        colours[part] = np.moveaxis(means, 0, -1)
-        if isinstance(scene, StackedScene):
-            excluded[part] = _blocks(scene.excluded(window) != OBSERVED, rows, cols) > counts
-        if labels is not None:
-            landslide[part] = _blocks(labels.read(window) == LANDSLIDE, rows, cols) > 0
-    return _View(colours, excluded, landslide, factor)
-
-
-def _blocks(values: NDArray[Any], rows: NDArray[np.intp], cols: NDArray[np.intp]) -> Floats:
-    """Sums of blocks that start at `rows` and `cols`, over the last two axes."""
-    by_row = np.add.reduceat(values, rows, axis=-2, dtype=np.float64)
-    return np.asarray(np.add.reduceat(by_row, cols, axis=-1), dtype=np.float64)
-
-
-def _hatched(axes: Axes, view: _View) -> None:
-    ys, xs = ((np.arange(side) + 0.5) * view.factor for side in view.excluded.shape)
-    if min(view.excluded.shape) > 1:
-        axes.contourf(xs, ys, view.excluded, levels=[0.5, 1.5], colors="none", hatches=["////"])
-
-
-def _outlined(
-    axes: Axes, geometries: NDArray[np.object_], grid: Grid, text: str, colour: str
-) -> Any:
-    from matplotlib.collections import LineCollection
-    from matplotlib.lines import Line2D
-
-    rings = shapely.get_rings(shapely.get_parts(geometries))
-    lines = [
-        np.column_stack(~grid.transform * tuple(shapely.get_coordinates(ring).T)) for ring in rings
-    ]
-    axes.add_collection(LineCollection(lines, colors=colour, linewidths=0.8), autolim=False)
-    return Line2D([], [], color=colour, label=text)
-
-
-def _contoured(axes: Axes, view: _View) -> Any:
-    from matplotlib.lines import Line2D
-
-    colour = "#ffe600"
-    plane = np.pad(view.landslide, 1)
-    ys, xs = ((np.arange(side) - 0.5) * view.factor for side in plane.shape)
-    if view.landslide.any():
-        axes.contour(xs, ys, plane, levels=[0.5], colors=colour, linewidths=0.8)
-    return Line2D([], [], color=colour, label="landslides")
-
-
-def _scale_bar(axes: Axes, grid: Grid, unit_per_px: float, unit: str) -> None:
-    """Draw a bar of a round length, about a fifth of the width, at the lower left."""
-    from matplotlib.patheffects import withStroke
-
-    wanted = grid.width * unit_per_px / 5
-    power = 10.0 ** math.floor(math.log10(wanted))
-    length = max(step * power for step in (1, 2, 5) if step * power <= wanted)
-    text = f"{length / 1000:g} km" if unit == "m" and length >= 1000 else f"{length:g} {unit}"
-    outline = [withStroke(linewidth=4, foreground="black")]
-    left, low = 0.02 * grid.width, 0.95 * grid.height
-    right = left + length / unit_per_px
-    axes.plot([left, right], [low, low], color="white", linewidth=2, path_effects=outline)
-    axes.annotate(
-        text,
-        ((left + right) / 2, low),
-        (0, 3),
-        textcoords="offset points",
-        ha="center",
-        va="bottom",
-        color="white",
-        path_effects=outline,
+    name = Path(found.files[0].partition(": ")[2]).name
+    view = reduced(scene, labels=labels)
+    figure, axes, handles = scene_axes(
+        scene, view, f"{name}: {', '.join(title)}" if title else name
     )
+    if isinstance(labels, PolygonLabels):
+        outlines = labels.polygons.geometries
+        handles.append(outlined(axes, outlines, scene.grid, "landslides", "#ffe600"))
+    elif labels is not None:
+        handles.append(contoured(axes, view))
+    if checked is not None:
+        areas = read_polygons(checked, scene.grid, what="checked areas")
+        handles.append(outlined(axes, areas.geometries, scene.grid, "checked areas", "#00e5ff"))
+    write_figure(figure, handles, path)

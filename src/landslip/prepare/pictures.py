@@ -1,18 +1,36 @@
-"""Pictures of the ground before training; no imagery, so they can be shown anywhere."""
+"""Pictures of scenes, landslides and splits; matplotlib is imported when one is drawn."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import shapely
+from numpy.typing import NDArray
 
 from landslip.geo.grid import Grid
 from landslip.geo.inventory import Polygons
+from landslip.geo.labels import LANDSLIDE, Labels
+from landslip.geo.raster import Scene
+from landslip.geo.scene import OBSERVED, StackedScene
+from landslip.geo.terrain import middle_steps_m
+from landslip.geo.windows import cover
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from landslip.prepare.tiles import Tile
+
+PICTURE_PX = 1600
+"""Longest side of the picture (px)."""
+READ_PX = 1024
+"""Side of the windows that are read (px)."""
+Floats = NDArray[np.float64]
 
 SPLIT_COLOURS = {"train": "#2166ac", "validation": "#f4a582", "test": "#b2182b"}
 
@@ -52,3 +70,162 @@ def write_split_picture(
         handles.append(Patch(color="#333333", label="landslides"))
     figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
     figure.savefig(path, dpi=130)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A scene made small: planes (h, w) that cover the whole grid."""
+
+    colours: NDArray[np.float32]
+    """Shape (h, w, 1 or 3): means of the valid pixels; NaN where none is."""
+    excluded: NDArray[np.bool_]
+    landslide: NDArray[np.bool_]
+    """True where any pixel is landslide."""
+    factor: int
+    """Pixels of the scene along one pixel of the view."""
+
+    @property
+    def nodata(self) -> NDArray[np.bool_]:
+        """True where nothing was seen, and nobody took the ground out."""
+        return np.isnan(self.colours[..., 0]) & ~self.excluded
+
+    def picture(self) -> NDArray[np.float32]:
+        """Red, green, blue from 0 to 1, stretched between the 2nd and 98th percentile."""
+        shown = np.full((*self.excluded.shape, 3), 0.6, dtype=np.float32)
+        known = ~np.isnan(self.colours[..., 0])
+        if known.any():
+            pixels = self.colours[known]
+            low, high = np.percentile(pixels, [2, 98], axis=0)
+            shown[known] = np.clip((pixels - low) / np.maximum(high - low, 1e-9), 0, 1)
+        return shown
+
+
+def reduced(
+    scene: Scene, *, bands: Sequence[str] | None = None, labels: Labels | None = None
+) -> View:
+    """Read the scene window by window into means of square blocks."""
+    grid = scene.grid
+    chosen = tuple(bands or scene.bands)
+    chosen = chosen[: 3 if len(chosen) >= 3 else 1]
+    factor = math.ceil(max(grid.shape) / PICTURE_PX)
+    height, width = math.ceil(grid.height / factor), math.ceil(grid.width / factor)
+    colours = np.full((height, width, len(chosen)), np.nan, dtype=np.float32)
+    excluded, landslide = np.zeros((2, height, width), dtype=bool)
+    for window in cover(grid, factor * max(READ_PX // factor, 1)):
+        raster = scene.read(window, chosen)
+        rows, cols = (np.arange(0, side, factor) for side in raster.grid.shape)
+        row, col = window.row // factor, window.col // factor
+        part = np.s_[row : row + len(rows), col : col + len(cols)]
+        counts = _blocks(raster.valid, rows, cols)
+        sums = _blocks(raster.values, rows, cols)
+        means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+        colours[part] = np.moveaxis(means, 0, -1)
+        if isinstance(scene, StackedScene):
+            excluded[part] = _blocks(scene.excluded(window) != OBSERVED, rows, cols) > counts
+        if labels is not None:
+            landslide[part] = _blocks(labels.read(window) == LANDSLIDE, rows, cols) > 0
+    return View(colours, excluded, landslide, factor)
+
+
+def _blocks(values: NDArray[Any], rows: NDArray[np.intp], cols: NDArray[np.intp]) -> Floats:
+    """Sums of blocks that start at `rows` and `cols`, over the last two axes."""
+    by_row = np.add.reduceat(values, rows, axis=-2, dtype=np.float64)
+    return np.asarray(np.add.reduceat(by_row, cols, axis=-1), dtype=np.float64)
+
+
+def _hatched(axes: Axes, view: View) -> None:
+    ys, xs = ((np.arange(side) + 0.5) * view.factor for side in view.excluded.shape)
+    if min(view.excluded.shape) > 1:
+        axes.contourf(xs, ys, view.excluded, levels=[0.5, 1.5], colors="none", hatches=["////"])
+
+
+def outlined(
+    axes: Axes, geometries: NDArray[np.object_], grid: Grid, text: str, colour: str
+) -> Any:
+    """Draw polygons as lines on axes in pixels of `grid`; returns the entry of the legend."""
+    from matplotlib.collections import LineCollection
+    from matplotlib.lines import Line2D
+
+    rings = shapely.get_rings(shapely.get_parts(geometries))
+    lines = [
+        np.column_stack(~grid.transform * tuple(shapely.get_coordinates(ring).T)) for ring in rings
+    ]
+    axes.add_collection(LineCollection(lines, colors=colour, linewidths=0.8), autolim=False)
+    return Line2D([], [], color=colour, label=text)
+
+
+def contoured(axes: Axes, view: View) -> Any:
+    """Draw the edge of the landslides of a label raster; returns the entry of the legend."""
+    from matplotlib.lines import Line2D
+
+    colour = "#ffe600"
+    plane = np.pad(view.landslide, 1)
+    ys, xs = ((np.arange(side) - 0.5) * view.factor for side in plane.shape)
+    if view.landslide.any():
+        axes.contour(xs, ys, plane, levels=[0.5], colors=colour, linewidths=0.8)
+    return Line2D([], [], color=colour, label="landslides")
+
+
+def _scale_bar(axes: Axes, grid: Grid, unit_per_px: float, unit: str) -> None:
+    """Draw a bar of a round length, about a fifth of the width, at the lower left."""
+    from matplotlib.patheffects import withStroke
+
+    wanted = grid.width * unit_per_px / 5
+    power = 10.0 ** math.floor(math.log10(wanted))
+    length = max(step * power for step in (1, 2, 5) if step * power <= wanted)
+    text = f"{length / 1000:g} km" if unit == "m" and length >= 1000 else f"{length:g} {unit}"
+    outline = [withStroke(linewidth=4, foreground="black")]
+    left, low = 0.02 * grid.width, 0.95 * grid.height
+    right = left + length / unit_per_px
+    axes.plot([left, right], [low, low], color="white", linewidth=2, path_effects=outline)
+    axes.annotate(
+        text,
+        ((left + right) / 2, low),
+        (0, 3),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        color="white",
+        path_effects=outline,
+    )
+
+
+def scene_axes(scene: Scene, view: View, title: str) -> tuple[Figure, Axes, list[Any]]:
+    """A figure with the scene, what of it is not usable, a scale bar and a title.
+
+    Returns:
+        The figure, its axes in scene pixels, and the entries of the legend so far.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    grid = scene.grid
+    width_m, height_m = middle_steps_m(grid)
+    aspect = height_m / width_m
+    tall = grid.height * aspect / grid.width
+    side = 10.0
+    figure = Figure(
+        figsize=(max(side * min(1, 1 / tall), 5.0), max(side * min(1, tall), 1.0) + 0.7),
+        layout="constrained",
+    )
+    axes = figure.add_subplot()
+    extent = (0, grid.width, grid.height, 0)
+    axes.imshow(view.picture(), extent=extent, aspect=aspect, interpolation="nearest")
+    handles: list[Any] = []
+    if view.nodata.any():
+        handles.append(Patch(facecolor="#999999", label="no data"))
+    if view.excluded.any():
+        _hatched(axes, view)
+        handles.append(Patch(facecolor="#999999", hatch="////", label="excluded"))
+    axes.set(xlim=(0, grid.width), ylim=(grid.height, 0))
+    axes.set_axis_off()
+    _scale_bar(axes, grid, width_m if grid.crs else 1.0, "m" if grid.crs else "px")
+    axes.set_title(title, loc="left", fontsize=11)
+    return figure, axes, handles
+
+
+def write_figure(figure: Figure, handles: list[Any], path: Path) -> None:
+    """Put the legend below and write a PNG."""
+    if handles:
+        figure.legend(handles=handles, loc="outside lower left", ncols=4, frameon=False)
+    figure.savefig(path, dpi=160, format="png")
