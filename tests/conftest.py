@@ -7,12 +7,12 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
 import shapely
 from affine import Affine
+from hypothesis import settings
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
@@ -20,6 +20,10 @@ from landslip.geo.grid import Grid
 
 WriteRaster = Callable[..., Path]
 WritePolygons = Callable[..., Path]
+
+# Examples are timed by what else runs on the machine.
+settings.register_profile("landslip", deadline=None)
+settings.load_profile("landslip")
 
 DATA = os.environ.get("LANDSLIP_DATA", "")
 
@@ -59,7 +63,7 @@ def data() -> Path:
 
 @pytest.fixture
 def utm_grid() -> Grid:
-    """EPSG:32648 on its middle meridian, corner 500 km E, 3800 km N: 40 rows x 60 columns of 10 m."""
+    """EPSG:32648, corner 500 km E, 3800 km N: 40 rows x 60 columns of 10 m."""
     return Grid(CRS.from_epsg(32648), Affine(10, 0, 500_000, 0, -10, 3_800_000), 40, 60)
 
 
@@ -116,6 +120,8 @@ def write_polygons(tmp_path: Path) -> WritePolygons:
         layer: str = "landslides",
         **columns: Sequence[Any],
     ) -> Path:
+        import geopandas as gpd
+
         path = tmp_path / name
         frame = gpd.GeoDataFrame(columns, geometry=list(geometries), crs=crs)
         frame.to_file(path, layer=layer, driver="GPKG" if path.suffix == ".gpkg" else None)
@@ -127,7 +133,8 @@ def write_polygons(tmp_path: Path) -> WritePolygons:
 def ramp(grid: Grid, bands: int = 3) -> NDArray[np.uint16]:
     """Values (C, H, W) that tell band, row and column apart: 10000 c + 100 row + column + 1."""
     band, row, col = np.indices((bands, *grid.shape))
-    return (10_000 * band + 100 * row + col + 1).astype(np.uint16)
+    values: NDArray[np.uint16] = (10_000 * band + 100 * row + col + 1).astype(np.uint16)
+    return values
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-import http.server
 import shutil
-import threading
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.warp import transform as warp_points
-from scipy.ndimage import map_coordinates
 
 from landslip.geo.errors import BandError, RasterError, UsageError
 from landslip.geo.grid import Grid, Window
@@ -26,7 +25,6 @@ from landslip.geo.raster import (
     Scene,
     create_raster,
     fingerprint,
-    is_whole_tiff,
     rasterio_window,
     read_reflected,
 )
@@ -56,7 +54,7 @@ def test_a_raster_checks_itself(utm_grid: Grid) -> None:
     with pytest.raises(UsageError, match="ask for values"):
         Raster(good.values, good.valid[:-1], good.bands, utm_grid)
     with pytest.raises(UsageError, match="expected bool"):
-        Raster(good.values, good.valid.astype(np.uint8), good.bands, utm_grid)  # type: ignore[arg-type]
+        Raster(good.values, good.valid.astype(np.uint8), good.bands, utm_grid)
     with pytest.raises(BandError, match="nir, nir"):
         Raster(good.values, good.valid, ("nir", "nir"), utm_grid)
 
@@ -233,7 +231,7 @@ TARGETS = {
     "coarse": Grid(
         CRS.from_epsg(32648), Affine(37, 0, 500_000, 0, -37, 3_800_000), 60, 60
     ),
-    "degrees": Grid(CRS.from_epsg(4326), Affine(1e-4, 0, 105.0005, 0, -1e-4, 34.3395), 150, 160),
+    "degrees": Grid(CRS.from_epsg(4326), Affine(8e-5, 0, 105.0005, 0, -8e-5, 34.3395), 150, 160),
 }  # fmt: skip
 
 
@@ -265,6 +263,8 @@ def test_warped_windows_equal_the_whole_bit_for_bit(
 
 @pytest.mark.parametrize("target", ["shifted", "turned", "degrees"])
 def test_warping_is_bilinear_interpolation(noise: Path, target: str) -> None:
+    from scipy.ndimage import map_coordinates
+
     grid = TARGETS[target]
     source = FileScene.open(noise)
     found = read_all(FileScene.open(noise, grid=grid))
@@ -381,14 +381,14 @@ def test_a_closed_scene_opens_again(utm_scene: Path) -> None:
     assert (read_all(scene).values == before.values).all()
 
 
-class RangeServer(http.server.SimpleHTTPRequestHandler):
-    """Serves files whole or in part, as stores of COGs do."""
+SERVER = """
+import http.server, pathlib, sys
 
-    def do_GET(self) -> None:
-        path = Path(self.translate_path(self.path))
+class Server(http.server.SimpleHTTPRequestHandler):
+    def answer(self, body):
+        path = pathlib.Path(self.translate_path(self.path))
         if not path.is_file():
-            self.send_error(404)
-            return
+            return self.send_error(404)
         content = path.read_bytes()
         start, stop, status = 0, len(content), 200
         if wanted := self.headers.get("Range"):
@@ -401,34 +401,37 @@ class RangeServer(http.server.SimpleHTTPRequestHandler):
         if status == 206:
             self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(content)}")
         self.end_headers()
-        self.wfile.write(content[start:stop])
+        if body:
+            self.wfile.write(content[start:stop])
 
-    def do_HEAD(self) -> None:
-        path = Path(self.translate_path(self.path))
-        self.send_response(200 if path.is_file() else 404)
-        self.send_header("Content-Length", str(path.stat().st_size if path.is_file() else 0))
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("ETag", '"one"')
-        self.end_headers()
+    def do_GET(self):
+        self.answer(True)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the name is http's)
-        """Be quiet."""
+    def do_HEAD(self):
+        self.answer(False)
+
+    def log_message(self, *args):
+        pass
+
+def handler(*args):
+    return Server(*args, directory=sys.argv[1])
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+# A process of its own: rasterio.open holds Python's lock, so a thread could never answer it.
 
 
 @pytest.fixture
 def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Address at which a local server gives the files of the test's folder."""
+    """Address at which a local server gives the files of the test's folder, whole or in part."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-    def handler(*args: Any) -> RangeServer:
-        return RangeServer(*args, directory=str(tmp_path))
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    command = [sys.executable, "-c", SERVER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        yield f"http://127.0.0.1:{server.stdout.readline().strip()}"
+        server.terminate()
 
 
 def test_scenes_are_read_over_http(address: str, utm_scene: Path) -> None:
@@ -442,7 +445,7 @@ def test_scenes_are_read_over_http(address: str, utm_scene: Path) -> None:
 
 
 def test_missing_scenes_over_http_are_refused(address: str) -> None:
-    with pytest.raises(RasterError, match="no_such.tif"):
+    with pytest.raises(RasterError, match=r"no_such\.tif"):
         FileScene.open(f"/vsicurl/{address}/no_such.tif")
 
 
@@ -500,13 +503,3 @@ def test_written_bands_come_back(tmp_path: Path, utm_grid: Grid, count: int, dty
     assert scene.grid == utm_grid
     assert found.valid.all()
     assert (found.values == values).all()
-    assert is_whole_tiff(path)
-
-
-def test_short_tiffs_are_known(noise: Path, tmp_path: Path) -> None:
-    content = noise.read_bytes()
-    short = tmp_path / "short.tif"
-    for left_out in (1, 1000, len(content) - 100):
-        short.write_bytes(content[:-left_out])
-        assert not is_whole_tiff(short)
-    assert is_whole_tiff(noise)

@@ -142,6 +142,7 @@ def test_terrain_knows_two_bands_and_cleans_up(write_raster: WriteRaster, utm_gr
     with pytest.raises(BandError, match="aspect"):
         scene.read(utm_grid.window, ["aspect"])
     scene.read(utm_grid.window, ["slope"])
+    assert scene._folder is not None
     folder = Path(scene._folder.name)
     assert (folder / "slope.tif").exists()
     scene.close()

@@ -161,9 +161,7 @@ def tiny_tiles(folder: Path, *, bands: Sequence[str] = RGN, size_m: float = SIZE
     return folder
 
 
-def tiny_model(
-    path: Path, bands: Sequence[str] = RGN, seed: int = 0, **changes: Any
-) -> Path:
+def tiny_model(path: Path, bands: Sequence[str] = RGN, seed: int = 0, **changes: Any) -> Path:
     """An untrained unet-small for values of 0 to 200, with a card."""
     import torch
 

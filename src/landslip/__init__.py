@@ -1,3 +1,143 @@
-"""From a satellite scene to a landslide inventory."""
+"""From a satellite scene to a landslide inventory.
+
+The names below are the public Python API; the command line only calls them. Nothing heavy is
+loaded before it is used: ``import landslip`` takes no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from landslip.assess.evaluate import evaluate
+    from landslip.assess.scores import Counts, Evaluation, ScoreHistogram
+    from landslip.demo import run_demo
+    from landslip.geo.errors import (
+        BandError,
+        DataError,
+        InventoryError,
+        LandslipError,
+        MissingExtraError,
+        ModelError,
+        OutputError,
+        RasterError,
+        TileSetError,
+        UsageError,
+    )
+    from landslip.geo.grid import Grid, Window
+    from landslip.geo.raster import Raster, Scene
+    from landslip.geo.scene import open_scene
+    from landslip.learn.authors import convert_checkpoint
+    from landslip.learn.card import ModelCard, load_card, load_model
+    from landslip.learn.predict import score_model
+    from landslip.learn.recipes import Recipe, recipe_named
+    from landslip.learn.train import TrainOptions, train_model, train_on_scene
+    from landslip.mapping.scene_map import MapOptions, MapResult, map_scene
+    from landslip.prepare.check import SceneCheck, check_scene
+    from landslip.prepare.split import TileOptions
+    from landslip.prepare.tiles import Tile, TileSet, make_tiles, tiles_from_folder
+    from landslip.samples.synthetic import make_valley, write_valley
+
+_HOME = {
+    "BandError": "geo.errors",
+    "Counts": "assess.scores",
+    "DataError": "geo.errors",
+    "Evaluation": "assess.scores",
+    "Grid": "geo.grid",
+    "InventoryError": "geo.errors",
+    "LandslipError": "geo.errors",
+    "MapOptions": "mapping.scene_map",
+    "MapResult": "mapping.scene_map",
+    "MissingExtraError": "geo.errors",
+    "ModelCard": "learn.card",
+    "ModelError": "geo.errors",
+    "OutputError": "geo.errors",
+    "Raster": "geo.raster",
+    "RasterError": "geo.errors",
+    "Recipe": "learn.recipes",
+    "Scene": "geo.raster",
+    "SceneCheck": "prepare.check",
+    "ScoreHistogram": "assess.scores",
+    "Tile": "prepare.tiles",
+    "TileOptions": "prepare.split",
+    "TileSet": "prepare.tiles",
+    "TileSetError": "geo.errors",
+    "TrainOptions": "learn.train",
+    "UsageError": "geo.errors",
+    "Window": "geo.grid",
+    "check_scene": "prepare.check",
+    "convert_checkpoint": "learn.authors",
+    "evaluate": "assess.evaluate",
+    "load_card": "learn.card",
+    "load_model": "learn.card",
+    "make_tiles": "prepare.tiles",
+    "make_valley": "samples.synthetic",
+    "map_scene": "mapping.scene_map",
+    "open_scene": "geo.scene",
+    "recipe_named": "learn.recipes",
+    "run_demo": "demo",
+    "score_model": "learn.predict",
+    "tiles_from_folder": "prepare.tiles",
+    "train_model": "learn.train",
+    "train_on_scene": "learn.train",
+    "write_valley": "samples.synthetic",
+}
+
+__all__ = [
+    "BandError",
+    "Counts",
+    "DataError",
+    "Evaluation",
+    "Grid",
+    "InventoryError",
+    "LandslipError",
+    "MapOptions",
+    "MapResult",
+    "MissingExtraError",
+    "ModelCard",
+    "ModelError",
+    "OutputError",
+    "Raster",
+    "RasterError",
+    "Recipe",
+    "Scene",
+    "SceneCheck",
+    "ScoreHistogram",
+    "Tile",
+    "TileOptions",
+    "TileSet",
+    "TileSetError",
+    "TrainOptions",
+    "UsageError",
+    "Window",
+    "check_scene",
+    "convert_checkpoint",
+    "evaluate",
+    "load_card",
+    "load_model",
+    "make_tiles",
+    "make_valley",
+    "map_scene",
+    "open_scene",
+    "recipe_named",
+    "run_demo",
+    "score_model",
+    "tiles_from_folder",
+    "train_model",
+    "train_on_scene",
+    "write_valley",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'landslip' has no attribute '{name}'")
+    return getattr(import_module(f"landslip.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -44,6 +45,13 @@ app = typer.Typer(
 console = Console(markup=False, highlight=False)
 errors = Console(stderr=True, markup=False, highlight=False)
 
+
+def _metres(value: float | None) -> float | None:
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter(f"{value:g} is no length in metres: expected more than 0.")
+    return value
+
+
 # What a scene is made of, the same on every verb.
 Bands = Annotated[
     str | None, typer.Option(help="Names of the file's bands in order, '-' to leave one out.")
@@ -61,7 +69,10 @@ Aoi = Annotated[Path | None, typer.Option(help="Polygons of the ground of intere
 Unusable = Annotated[
     Path | None, typer.Option(help="Polygons or raster of cloud, shadow, snow: left out.")
 ]
-PixelSize = Annotated[float | None, typer.Option(help="Resample the scene to this pixel size (m).")]
+PixelSize = Annotated[
+    float | None,
+    typer.Option(callback=_metres, help="Resample the scene to this pixel size (m)."),
+]
 Checked = Annotated[
     Path | None, typer.Option(help="Polygons inside which everything was inspected.")
 ]
@@ -217,7 +228,7 @@ def tile(
     val: Val = None,
     test: Test = None,
     gap: Gap = None,
-    seed: Annotated[int, typer.Option(help="Draws the sides of a random split.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the sides of a random split.")] = 0,
     from_folder: Annotated[
         Path | None, typer.Option(help="Folder with images/ and masks/ instead of a scene.")
     ] = None,
@@ -247,6 +258,17 @@ def tile(
             raise UsageError(
                 "Cannot tile from a folder: --from-folder needs --bands and --pixel-size, and "
                 "takes no scene or inventory. Add what is missing."
+            )
+        given = {
+            "checked": checked, "positive": positive, "stride": stride, "val": val, "test": test,
+            "gap": gap, "sensor": sensor, "add": add, "dem": dem, "pre": pre, "aoi": aoi,
+            "unusable": unusable,
+        }  # fmt: skip
+        unused = [f"--{name}" for name, value in given.items() if value is not None]
+        if unused:
+            raise UsageError(
+                f"Cannot tile from a folder with {', '.join(unused)}: the pictures are taken as "
+                "they are. Leave these options out."
             )
         made = tiles_from_folder(
             from_folder, out, bands=names, pixel_size_m=pixel_size, seed=seed, overwrite=overwrite
@@ -286,15 +308,17 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the tiles.")] = None,
     batch: Annotated[int | None, typer.Option(help="Tiles in a step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0, help="Learning rate.")] = None,
     drop_every: Annotated[
         int | None, typer.Option(help="Epochs between drops of the rate to a tenth.")
     ] = None,
     optimizer: Annotated[str | None, typer.Option(help="sgd or adamw.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Weight decay.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(min=0, help="Weight decay.")] = None,
     loss: Annotated[str | None, typer.Option(help="bce or bce+dice.")] = None,
-    crop: Annotated[int | None, typer.Option(help="Pixels of a sample; default: the tile.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same model.")] = 0,
+    crop: Annotated[
+        int | None, typer.Option(min=16, help="Pixels of a sample; default: the tile.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same model.")] = 0,
     start: Annotated[Path | None, typer.Option("--from", help="Model to start from.")] = None,
     size: TileSize = 600,
     stride: Stride = None,
@@ -415,7 +439,7 @@ def map_(
     outline: Annotated[str, typer.Option(help="contour (smooth) or pixels (exact edges).")] = (
         "contour"
     ),
-    min_area: Annotated[float, typer.Option(help="Leave out smaller polygons (m2).")] = 0.0,
+    min_area: Annotated[float, typer.Option(min=0, help="Leave out smaller polygons (m2).")] = 0.0,
     as_float: Annotated[
         bool, typer.Option("--float", help="Probabilities in float32 instead of one byte.")
     ] = False,
@@ -511,7 +535,9 @@ def evaluate(
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of the paper's authors (.pth).")],
     out: Annotated[Path, typer.Option(help="Model to write.")],
-    pixel_size: Annotated[float, typer.Option(help="Pixel size it learnt on (m).")] = 0.5,
+    pixel_size: Annotated[
+        float, typer.Option(callback=_metres, help="Pixel size it learnt on (m).")
+    ] = 0.5,
     overwrite: Overwrite = False,
 ) -> None:
     """Read a checkpoint of the paper's authors, without running what a pickle may hold.
@@ -532,7 +558,7 @@ def demo(
     checked: Checked = None,
     bands: Bands = None,
     sensor: Sensor = None,
-    seed: Annotated[int, typer.Option(help="Another seed makes another valley.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed makes another valley.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """The whole journey on a made-up valley, offline, in a few minutes: check to report.

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 VALLEY_TILES = TileOptions(size=128, stride=96, val=0.15, test=0.0, gap=64)
 """Tiles of the valley: small, so that a small scene holds many."""
-EPOCHS = 14
+EPOCHS = 24
 """Passes over the tiles: about two minutes on two cores."""
 
 
@@ -45,9 +45,11 @@ class _Ground:
     scene: StackedScene
     """With cloud and shadow taken out."""
     inventory: Path
-    """All landslides; the score needs those of the unseen ground too."""
+    """Landslides to learn from."""
+    reference: Path
+    """Landslides to be scored against."""
     checked: Path | None
-    """Ground to learn from; None: all of it, and the test tiles are the unseen ground."""
+    """Ground in which everything was inspected; None: all of it."""
     unusable: Path | None
     """Cloud and shadow."""
     tiling: TileOptions
@@ -99,7 +101,8 @@ def run_demo(
         small = min(opened.grid.shape) < 1024
         tiling = TileOptions(size=128, stride=96) if small else TileOptions(size=256, stride=192)
         kept = None if checked is None else Path(checked)
-        ground = _Ground(Path(scene).name, opened, Path(inventory), kept, None, tiling)
+        name, slides = Path(scene).name, Path(inventory)
+        ground = _Ground(name, opened, slides, slides, kept, None, tiling)
 
     log.info("1 of 5: checking the files")
     found = check_scene(
@@ -133,7 +136,7 @@ def run_demo(
     unseen = _write_unseen(out / "unseen.gpkg", ground, tiles)
     scored = evaluate(
         [out / "map" / "probability.tif"],
-        ground.inventory,
+        ground.reference,
         aoi=unseen,
         unusable=ground.unusable,
         out=out / "scores",
@@ -147,12 +150,21 @@ def run_demo(
 
 
 def _valley_ground(valley: Valley, folder: Path) -> _Ground:
+    """Write the valley as files; only landslides inside the checked squares are learnt from."""
+    import geopandas as gpd
+
     log.info("making a valley of %d x %d px", *valley.labels.shape)
     files = write_valley(valley, folder)
     scene = open_scene(files.scene, unusable=files.unusable)
+    squares = shapely.union_all(valley.checked)
+    known = [part for shape in valley.landslides for part in _polygons(shape & squares)]
+    inventory = folder / "known.gpkg"
+    with whole_file(inventory, overwrite=True) as partial:
+        write_layers(partial, {"known": gpd.GeoDataFrame(geometry=known, crs=valley.crs)})
     return _Ground(
         "A valley that landslip made up",
         scene,
+        inventory,
         files.landslides,
         files.checked,
         files.unusable,
@@ -160,20 +172,23 @@ def _valley_ground(valley: Valley, folder: Path) -> _Ground:
     )
 
 
+def _polygons(shape: shapely.Geometry) -> list[shapely.Polygon]:
+    return [part for part in shapely.get_parts(shape) if part.geom_type == "Polygon"]
+
+
 def _write_unseen(path: Path, ground: _Ground, tiles: TileSet) -> Path:
     """Write the ground that training has not seen: test tiles, or beyond the checked squares."""
     import geopandas as gpd
 
     grid = ground.scene.grid
-    tested = [grid.crop(tile.window).footprint() for tile in tiles.of("test") if tile.window]
-    if tested:
-        unseen = shapely.union_all(tested)
-    elif ground.checked is not None:
+    unseen = shapely.union_all(
+        [grid.crop(tile.window).footprint() for tile in tiles.of("test") if tile.window]
+    )
+    if unseen.is_empty and ground.checked is not None:
         squares = read_polygons(ground.checked, grid, what="checked areas").geometries
         unseen = grid.footprint().difference(shapely.union_all(squares).buffer(UNSEEN_MARGIN_M))
     with whole_file(path, overwrite=True) as partial:
-        frame = gpd.GeoDataFrame(geometry=[unseen], crs=grid.crs)
-        write_layers(partial, {"unseen": frame})
+        write_layers(partial, {"unseen": gpd.GeoDataFrame(geometry=[unseen], crs=grid.crs)})
     return path
 
 
@@ -211,7 +226,7 @@ def _write_journey(
             ],
             table=[["precision", "recall", "F1", "IoU"], scores],
             picture=out / "scores" / "probability_errors.png",
-            caption="Yellow: found. Red: missed. Blue: false alarm. Grey: not scored.",
+            caption="Yellow: found. Red: missed. Blue: false alarm. Grey: background. White: not scored.",
         ),
         Section(
             heading="The map",

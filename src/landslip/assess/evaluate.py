@@ -330,7 +330,7 @@ def evaluate(
             return comparison.run([])
         folder = stack.enter_context(whole_folder(out, SCORES_FILE, overwrite=overwrite))
         maps = [
-            stack.enter_context(ErrorMap(folder / f"{name}_errors", grid))
+            stack.enter_context(ErrorMap(folder / f"{name}_errors", grid, ground.extent))
             for name in comparison.names
         ]
         evaluation = comparison.run(maps)

@@ -72,13 +72,15 @@ class ErrorPicture:
     landslide if there is one, else a false alarm, else a found landslide.
     """
 
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self, grid: Grid, shown: Window) -> None:
         """Nothing gathered yet.
 
         Args:
             grid: Where the error map lies.
+            shown: The part of it that the picture shows.
         """
-        self._grid = grid
+        self._shown = shown
+        self._grid = grid = grid.crop(shown)
         self._width_m, self._height_m = _pixel_sides_m(grid)
         self._shape = _picture_shape(grid, self._height_m / self._width_m)
         height, width = self._shape
@@ -86,6 +88,11 @@ class ErrorPicture:
 
     def add(self, window: Window, classes: NDArray[np.uint8]) -> None:
         """Gather the classes of one window, shape (height, width)."""
+        inside = window.intersection(self._shown)
+        if inside is None:
+            return
+        classes = classes[inside.relative_to(window).slices]
+        window = inside.relative_to(self._shown)
         rank_of = np.zeros(256, dtype=np.uint8)
         rank_of[_BY_RANK] = np.arange(len(_BY_RANK))
         height, width = self._ranks.shape
@@ -315,16 +322,17 @@ def error_classes(mapped: NDArray[np.bool_], truth: NDArray[np.uint8]) -> NDArra
 class ErrorMap:
     """Where one map is right and wrong, as raster, polygons and picture, window by window."""
 
-    def __init__(self, stem: Path, grid: Grid) -> None:
+    def __init__(self, stem: Path, grid: Grid, shown: Window) -> None:
         """Name the files and open the raster on entering.
 
         Args:
             stem: Path of the files without their ending.
             grid: Where the errors lie.
+            shown: The part of it that the picture shows.
         """
         self._stem = stem
         self._grid = grid
-        self._picture = ErrorPicture(grid)
+        self._picture = ErrorPicture(grid, shown)
         self._polygons = ErrorPolygons(grid)
         self._stack = ExitStack()
         self._raster: Any = None

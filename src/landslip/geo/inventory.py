@@ -219,6 +219,12 @@ class Area:
         self._tree = shapely.STRtree(list(geometries))
         self._grid = grid
 
+    @property
+    def extent(self) -> Window | None:
+        """The pixels under the bounds of the polygons, or None where they lie elsewhere."""
+        west, south, east, north = shapely.total_bounds(self._tree.geometries).tolist()
+        return self._grid.window_of((west, south, east, north))
+
     def read(self, window: Window) -> NDArray[np.bool_]:
         """Pixels whose middle lies inside, shape (height, width)."""
         box = shapely.box(*self._grid.crop(window).footprint().bounds)

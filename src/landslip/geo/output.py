@@ -6,16 +6,19 @@ import errno
 import glob
 import os
 import shutil
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 import pyogrio.errors
+from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError  # what rasterio.shutil raises; it has no public name
 from rasterio.errors import RasterioError
 
 from landslip.geo.errors import OutputError
-from landslip.geo.raster import is_whole_tiff
 
 _LIBRARY_ERRORS = (
     RasterioError,
@@ -35,8 +38,9 @@ def refuse_existing(path: Path, *, overwrite: bool, marker: str | None = None) -
         marker: A file that marks folders of this kind; a folder without it is never replaced,
             because replacing deletes.
     """
-    if not path.exists():
-        return
+    with plain_write_errors(path):
+        if not path.exists():
+            return
     if not overwrite:
         raise OutputError(
             f"Cannot write {path}: it exists already. Name another output, or add --overwrite."
@@ -110,6 +114,77 @@ def _require_whole_tiffs(paths: Iterable[Path]) -> None:
     for path in paths:
         if path.suffix.lower() in (".tif", ".tiff") and path.exists() and not is_whole_tiff(path):
             raise OSError(errno.ENOSPC, "the file is cut short", str(path))
+
+
+def is_whole_tiff(path: Path) -> bool:
+    """True where all that a TIFF points to lies in the file: directories, tags, and blocks.
+
+    Source: TIFF 6.0, section 2, and the BigTIFF layout of libtiff.
+    """
+    with path.open("rb") as file:
+        content = _Bytes(file, path.stat().st_size)
+        try:
+            return _directories_are_whole(content)
+        except EOFError:
+            return False
+
+
+class _Bytes:
+    """Bytes of a file by their place; EOFError beyond its end."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file = file
+        self._size = size
+
+    def require(self, start: int, length: int) -> None:
+        if start + length > self._size:
+            raise EOFError
+
+    def read(self, start: int, length: int) -> bytes:
+        self.require(start, length)
+        self._file.seek(start)
+        return self._file.read(length)
+
+
+def _directories_are_whole(content: _Bytes) -> bool:
+    head = content.read(0, 8)
+    order = {b"II": "<", b"MM": ">"}.get(head[:2])
+    if order is None:
+        return False
+    is_big = struct.unpack(order + "H", head[2:4])[0] == 43
+    count_code, entry_code, place_code = ("Q", "HHQ8s", "Q") if is_big else ("H", "HHI4s", "I")
+    place = struct.calcsize(place_code)
+    (start,) = struct.unpack(order + place_code, content.read(8 if is_big else 4, place))
+    seen: set[int] = set()
+    while start and start not in seen:
+        seen.add(start)
+        head_size = struct.calcsize(order + count_code)
+        (count,) = struct.unpack(order + count_code, content.read(start, head_size))
+        entry_size = struct.calcsize(order + entry_code)
+        entries = content.read(start + head_size, count * entry_size)
+        blocks: dict[int, NDArray[np.unsignedinteger]] = {}
+        for tag, kind, number, value in struct.iter_unpack(order + entry_code, entries):
+            length = _TIFF_TYPES.get(kind, 1) * number
+            if length > place:
+                (offset,) = struct.unpack(order + place_code, value)
+                content.require(offset, length)
+                value = content.read(offset, length) if tag in _TIFF_BLOCKS else b""
+            if tag in _TIFF_BLOCKS:
+                code = f"{order}u{_TIFF_TYPES[kind]}"
+                blocks[_TIFF_BLOCKS[tag]] = np.frombuffer(value[:length], code).astype(np.uint64)
+        if len(blocks) == 2 and blocks[0].size:
+            content.require(int((blocks[0] + blocks[1]).max()), 0)
+        end = start + head_size + count * entry_size
+        (start,) = struct.unpack(order + place_code, content.read(end, place))
+    return bool(seen)
+
+
+_TIFF_TYPES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8} | {
+    13: 4, 16: 8, 17: 8, 18: 8,
+}  # fmt: skip
+"""Bytes of one value, by type."""
+_TIFF_BLOCKS = {273: 0, 324: 0, 279: 1, 325: 1}
+"""Tags of the places (0) and lengths (1) of strips and tiles."""
 
 
 def replace_folder(new: Path, path: Path) -> None:

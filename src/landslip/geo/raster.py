@@ -17,7 +17,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.dtypes import in_dtype_range
-from rasterio.enums import ColorInterp, Interleaving, Resampling
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform
@@ -412,38 +412,6 @@ def plain_read_errors(path: str) -> Iterator[None]:
 def is_local(path: str) -> bool:
     """True for a plain path of this machine, False for URLs and GDAL's virtual paths."""
     return not path.startswith("/vsi") and "://" not in path
-
-
-def is_whole_tiff(path: Path) -> bool:
-    """True where a TIFF can be opened and all its blocks, overviews included, lie in the file."""
-    size = path.stat().st_size
-    try:
-        with rasterio.open(path) as dataset:
-            levels = len(dataset.overviews(1))
-            if not _blocks_lie_within(dataset, size):
-                return False
-        for level in range(levels):
-            with rasterio.open(path, overview_level=level) as dataset:
-                if not _blocks_lie_within(dataset, size):
-                    return False
-    except RasterioError:
-        return False
-    return True
-
-
-def _blocks_lie_within(dataset: Any, size: int) -> bool:
-    for number, (height, width) in zip(dataset.indexes, dataset.block_shapes, strict=True):
-        for row in range(-(-dataset.height // height)):
-            for col in range(-(-dataset.width // width)):
-                block = f"{col}_{row}"
-                start = dataset.get_tag_item(f"BLOCK_OFFSET_{block}", "TIFF", bidx=number)
-                length = dataset.get_tag_item(f"BLOCK_SIZE_{block}", "TIFF", bidx=number)
-                # Blocks that were never written have no place in the file.
-                if start and length and int(start) + int(length) > size:
-                    return False
-        if dataset.interleaving == Interleaving.pixel:
-            break
-    return True
 
 
 def grid_of(dataset: Any) -> Grid:

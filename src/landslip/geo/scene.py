@@ -82,6 +82,12 @@ class StackedScene:
         return tuple(name for part in self._parts for name in part.bands)
 
     @property
+    def extent(self) -> Window:
+        """The pixels under the bounds of the area of interest, or all."""
+        extent = None if self._aoi is None else self._aoi.extent
+        return self.grid.window if extent is None else extent
+
+    @property
     def dtype(self) -> str:
         """Type of the pixels of the first file."""
         first = self._parts[0]

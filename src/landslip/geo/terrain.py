@@ -99,7 +99,7 @@ class TerrainScene:
         self._elevation = FileScene(path, {"elevation": 1}, grid=grid)
         self._slope: FileScene | None = None
         self._lock = threading.Lock()
-        self._folder = tempfile.TemporaryDirectory(prefix="landslip-terrain-")
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     @property
     def grid(self) -> Grid:
@@ -125,6 +125,7 @@ class TerrainScene:
             return self._elevation
         with self._lock:
             if self._slope is None:
+                self._folder = tempfile.TemporaryDirectory(prefix="landslip-terrain-")
                 path = Path(self._folder.name) / "slope.tif"
                 write_slope(self.path, self._grid, path)
                 self._slope = FileScene(str(path), {"slope": 1}, grid=self._grid)
@@ -135,7 +136,10 @@ class TerrainScene:
         self._elevation.close()
         if self._slope is not None:
             self._slope.close()
-        self._folder.cleanup()
+            self._slope = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
 
     def __enter__(self) -> Self:
         return self

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -46,7 +47,7 @@ class ModelCard(BaseModel):
     """Version of torch that trained it."""
     total_parameters: int
     """Number of weights that were learnt."""
-    bands: tuple[str, ...]
+    bands: Annotated[tuple[str, ...], Field(min_length=1)]
     """Bands in the order of the network's input."""
     optional_bands: tuple[str, ...] = ()
     """Bands that may be missing."""
@@ -54,15 +55,15 @@ class ModelCard(BaseModel):
     """(band, low, high): low becomes 0, high becomes 1."""
     quantised: bool = False
     """Scaled values are rounded to 256 levels."""
-    pixel_size_m: float
+    pixel_size_m: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     """Pixel size of the training ground (m)."""
-    threshold: float = 0.5
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Probability from which ground counts as landslide: largest F1 on validation."""
     pr_curve: tuple[tuple[float, float, float], ...] = ()
     """(threshold, precision, recall) on validation; thresholds where both are defined."""
-    halo_px: int
+    halo_px: Annotated[int, Field(ge=0)]
     """Pixels that a window needs around its core."""
-    stride_px: int
+    stride_px: Annotated[int, Field(ge=1)]
     """Windows begin at multiples of this."""
     calibration: dict[str, Any] | None = None
     """How scores become probabilities; None: they are model scores."""
@@ -76,6 +77,15 @@ class ModelCard(BaseModel):
     """Licence of the weights; empty where nobody stated one."""
     note: str = ""
     """What a user must know."""
+
+    @model_validator(mode="after")
+    def _scales_its_bands(self) -> Self:
+        """A network that is fed other bands than it learnt would be wrong without a word."""
+        if tuple(band for band, _, _ in self.scaling) != self.bands:
+            raise ValueError("scaling names other bands than bands, or another order")
+        if not all(-math.inf < low < high < math.inf for _, low, high in self.scaling):
+            raise ValueError("scaling needs finite low < high")
+        return self
 
     @property
     def scaling_of_bands(self) -> Scaling:
@@ -149,7 +159,9 @@ def load_card(path: str | Path) -> ModelCard:
                 f"{FORMAT_VERSION}. Update landslip."
             )
         return ModelCard.model_validate(found)
-    except (ValidationError, json.JSONDecodeError, AttributeError) as error:
+    except ModelError:
+        raise
+    except (ValueError, AttributeError) as error:
         first = str(error).splitlines()
         raise ModelError(
             f"Cannot use model {path}: its card is damaged ({'; '.join(first[:3])}). "
@@ -164,16 +176,18 @@ def _refuse_other_files(path: Path) -> None:
         )
     with path.open("rb") as file:
         head = file.read(9)
+    size = path.stat().st_size
+    if len(head) == 9 and head[8:] == b"{" and struct.unpack("<Q", head[:8])[0] + 8 <= size:
+        return
     if head[:2] == b"PK" or head[:1] == b"\x80":
         raise ModelError(
             f"Cannot open model {path}: it is a pickle, which can run any code, and pickles are "
             "never loaded. The paper authors' checkpoints are read by landslip convert."
         )
-    if len(head) < 9 or struct.unpack("<Q", head[:8])[0] > path.stat().st_size or head[8:] != b"{":
-        raise ModelError(
-            f"Cannot open model {path}: it is no safetensors file, or cut short "
-            f"({path.stat().st_size} bytes). Copy or train it again."
-        )
+    raise ModelError(
+        f"Cannot open model {path}: it is no safetensors file, or cut short ({size} bytes). "
+        "Copy or train it again."
+    )
 
 
 def load_model(path: str | Path) -> tuple[ModelCard, nn.Module]:
@@ -183,12 +197,19 @@ def load_model(path: str | Path) -> tuple[ModelCard, nn.Module]:
         ModelError: The file cannot be used.
     """
     card = load_card(path)
-    network = build_model(
-        card.architecture,
-        len(card.bands),
-        int(card.hyperparameters.get("outputs", 1)),
-        align_corners=bool(card.hyperparameters.get("align_corners", False)),
-    )
+    try:
+        network = build_model(
+            card.architecture,
+            len(card.bands),
+            int(card.hyperparameters.get("outputs", 1)),
+            align_corners=bool(card.hyperparameters.get("align_corners", False)),
+        )
+    except (TypeError, ValueError) as error:
+        reason = str(error).partition(". ")[0]
+        raise ModelError(
+            f"Cannot use model {path}: this landslip cannot build its network ({reason}). "
+            "Update landslip, or copy the model again."
+        ) from error
     try:
         network.load_state_dict(load_file(Path(path)))
     except (RuntimeError, SafetensorError, OSError) as error:

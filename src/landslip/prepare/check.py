@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import shapely
@@ -36,9 +36,6 @@ from landslip.geo.windows import cover
 from landslip.prepare.pictures import contoured, outlined, reduced, scene_axes, write_figure
 from landslip.prepare.shift import TERRAIN_BANDS, Shift, cells_with_edges, estimate_shift
 
-if TYPE_CHECKING:
-    pass
-
 CORE_PX = 1024
 """Side of the windows that are read (px); a whole number of cells."""
 SAMPLE_ABOVE_PX = 100_000_000
@@ -48,9 +45,6 @@ CLIPPED_SHARE = 0.001
 MANY_SATURATED = 0.01
 FEW_PIXELS = 4
 """Landslides below this many pixels cannot be learned."""
-
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -55,16 +55,25 @@ def measure_scaling(
         pixels.
 
     Raises:
-        DataError: A band has one value everywhere.
+        DataError: A band has one value everywhere, or 8-bit ground is mixed with other.
     """
     quota = max(SAMPLE_PIXELS // max(count, 1), 1000)
     samples: list[NDArray[np.float32]] = []
+    eight_bit: set[bool] = set()
     for raster in rasters:
         pixels = raster.values[:, raster.valid]
+        eight_bit.add(pixels.dtype == np.uint8)
+        if len(eight_bit) > 1:
+            raise DataError(
+                "Cannot scale the bands: some of the training ground is 8-bit and some is not. "
+                "Train on one kind, or convert it to one."
+            )
         if pixels.dtype == np.uint8:
-            return Scaling(tuple((band, *EIGHT_BIT) for band in bands), quantised)
+            continue
         step = -(-pixels.shape[1] // quota) or 1
         samples.append(pixels[:, ::step].astype(np.float32))
+    if eight_bit == {True}:
+        return Scaling(tuple((band, *EIGHT_BIT) for band in bands), quantised)
     pooled = np.concatenate(samples, axis=1)
     if pooled.shape[1] == 0:
         raise DataError("Cannot scale the bands: the training ground has no valid pixel.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,11 @@ class TileOptions:
                 f"Cannot tile with size {self.size} and stride {self.step} px: at least 16 and 1 "
                 "are needed."
             )
-        if val < 0 or test < 0 or val + test >= 1:
+        if self.gap is not None and self.gap < 0:
+            raise UsageError(f"Cannot split with a gap of {self.gap} px: at least 0 is needed.")
+        if self.seed < 0:
+            raise UsageError(f"Cannot draw sides from seed {self.seed}: at least 0 is needed.")
+        if not (val >= 0 and test >= 0 and val + test < 1):
             raise UsageError(
                 f"Cannot split: --val {val:g} and --test {test:g} leave nothing to train on. "
                 "Name shares that sum to less than 1."
@@ -110,12 +115,14 @@ def tile_name(window: Window) -> str:
 
 def refuse_shared_ground(sides: Sequence[Side]) -> None:
     """Raise TileSetError where two tiles of different sides share pixels."""
+    if not sides:
+        return
+    names = np.array([side for side, _ in sides])
     boxes = [shapely.box(w.col, w.row, w.col_stop, w.row_stop) for _, w in sides]
-    tree = shapely.STRtree(boxes)
-    first, second = tree.query(boxes, predicate="intersects")
-    for a, b in zip(first.tolist(), second.tolist(), strict=True):
+    pairs = shapely.STRtree(boxes).query(boxes, predicate="intersects")
+    for a, b in pairs[:, names[pairs[0]] < names[pairs[1]]].T.tolist():
         (side_a, window_a), (side_b, window_b) = sides[a], sides[b]
-        if side_a < side_b and window_a.intersection(window_b):
+        if window_a.intersection(window_b):
             raise TileSetError(
                 f"Cannot split: tiles {tile_name(window_a)} ({side_a}) and {tile_name(window_b)} "
                 f"({side_b}) share ground, so the scores would flatter. Use --split blocks, or a "
@@ -149,7 +156,12 @@ def _random_tiles(grid: Grid, options: TileOptions) -> list[Side]:
         "tiles are split at random: neighbouring tiles lie on different sides, so the scores "
         "flatter; --split blocks is honest"
     )
-    windows = list(cover(grid, options.size))
+    size, step = options.size, options.step
+    windows = [
+        Window(row, col, min(size, grid.height - row), min(size, grid.width - col))
+        for row in range(0, grid.height, step)
+        for col in range(0, grid.width, step)
+    ]
     val, test = options.shares
     order = np.random.default_rng(options.seed).permutation(len(windows))
     n_val, n_test = round(val * len(windows)), round(test * len(windows))
@@ -244,20 +256,22 @@ def _best_cuts(
     first, last = int(used[0]), int(used[-1]) + 1
     totals = [np.concatenate([[0], np.cumsum(values)]) for values in (ground, landslides)]
     positions = np.unique(np.linspace(first, last, CUT_STEPS).astype(int)).tolist()
-    best: tuple[float, list[tuple[int, int]]] | None = None
-    for cuts in itertools.combinations(positions[1:-1], len(shares) - 1):
-        begins = [first, *(cut + gap for cut in cuts)]
-        pieces = list(zip(begins, [*cuts, last], strict=True))
-        if any(stop - start < size for start, stop in pieces):
-            continue
-        error = 0.0
-        for total in totals:
-            held = np.array([total[stop] - total[start] for start, stop in pieces], dtype=float)
-            if held.sum() > 0:
-                error += float(((held / held.sum() - shares) ** 2).sum())
-        if best is None or error < best[0] - 1e-12:
-            best = error, pieces
-    return best
+    tried = list(itertools.combinations(positions[1:-1], len(shares) - 1))
+    cuts = np.array(tried, dtype=int).reshape(len(tried), len(shares) - 1)
+    begins, stops = np.pad(cuts + gap, ((0, 0), (1, 0))), np.pad(cuts, ((0, 0), (0, 1)))
+    begins[:, 0], stops[:, -1] = first, last
+    fits = (stops - begins >= size).all(axis=1)
+    begins, stops = begins[fits], stops[fits]
+    if not len(begins):
+        return None
+    error = np.zeros(len(begins))
+    for total in totals:
+        held = (total[stops] - total[begins]).astype(float)
+        sums = held.sum(axis=1, keepdims=True)
+        error += (((held / np.maximum(sums, 1) - shares) ** 2) * (sums > 0)).sum(axis=1)
+    best = int(np.flatnonzero(error <= error.min() + 1e-12)[0])
+    pieces = zip(begins[best].tolist(), stops[best].tolist(), strict=True)
+    return float(error[best]), list(pieces)
 
 
 def _strip(grid: Grid, axis: int, start: int, stop: int) -> Window:
@@ -274,21 +288,29 @@ def _tiles_of_file(grid: Grid, options: TileOptions) -> list[Side]:
             f"Cannot split by {options.split}: it has no column 'split'. Add one with train, "
             "validation and test."
         )
-    named = polygons["split"].astype(str).str.lower().replace({"val": "validation"})
+    named = polygons["split"].fillna("nothing").astype(str).str.lower()
+    named = named.replace({"val": "validation"})
     unknown = sorted(set(named) - set(SPLITS))
     if unknown:
         raise TileSetError(
             f"Cannot split by {options.split}: column 'split' holds {', '.join(unknown)}; "
-            f"expected {', '.join(SPLITS)}."
+            f"expected {', '.join(SPLITS)}. Correct it."
+        )
+    if grid.window_of(tuple(polygons.total_bounds)) is None:
+        raise TileSetError(
+            f"Cannot split by {options.split}: none of its polygons touches the scene. Name the "
+            "files of one place."
         )
     tiles: list[Side] = []
     for side in (side for side in SPLITS if (named == side).any()):
         ground = shapely.union_all(polygons.geometry[named == side].values)
         # A hundredth of a pixel of room, for corners that were rounded in the file.
-        roomy = ground.buffer(0.01 * abs(grid.transform.a), join_style="mitre")
+        room = 0.01 * math.sqrt(abs(grid.transform.determinant))
+        roomy = ground.buffer(room, join_style="mitre")
         windows: set[Window] = set()
         for part in shapely.get_parts(ground):
-            box = grid.window_of(part.bounds)
+            west, south, east, north = part.bounds
+            box = grid.window_of((west + room, south + room, east - room, north - room))
             if box is not None:
                 found = {window for _, window in _tiles_in([(side, box)], options)}
                 windows |= {w for w in found if roomy.covers(grid.crop(w).footprint())}

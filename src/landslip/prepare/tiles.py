@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,21 +21,38 @@ from rasterio.crs import CRS
 
 from landslip import __version__
 from landslip.geo.bands import band_name
-from landslip.geo.errors import BandError, InventoryError, TileSetError
+from landslip.geo.errors import BandError, InventoryError, TileSetError, UsageError
 from landslip.geo.grid import Grid, Window
 from landslip.geo.inventory import Polygons, write_layers
 from landslip.geo.labels import BACKGROUND, LANDSLIDE, UNLABELLED, Labels, open_labels
 from landslip.geo.output import whole_folder
 from landslip.geo.progress import track
-from landslip.geo.raster import FileScene, Raster, Scene, create_raster, fingerprint
+from landslip.geo.raster import (
+    FileScene,
+    Raster,
+    Scene,
+    create_raster,
+    fingerprint,
+    open_dataset,
+    plain_read_errors,
+)
 from landslip.geo.scene import SceneLike, StackedScene, as_scene
-from landslip.prepare.split import SPLITS, TileOptions, split_ground, tile_name
+from landslip.prepare.split import (
+    SPLITS,
+    TileOptions,
+    refuse_shared_ground,
+    split_ground,
+    tile_name,
+)
 
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = "1.0"
 REJECTED_WEIGHT = 3
 """How often a tile with ground that an analyst rejected is drawn, compared with others."""
+
+_BESIDE_PICTURES = {".db", ".ini", ".ovr", ".pgw", ".prj", ".tfw", ".wld", ".xml"}
+"""Endings of what GIS and operating systems put beside pictures."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +128,14 @@ class TileSet:
                 Tile(**{field: _plain(value) for field, value in row.items()})
                 for row in rows[list(Tile.__dataclass_fields__)].to_dict("records")
             )
+            _require_known_sides(folder, tiles)
             return cls(
                 folder, tiles, tuple(head["bands"]), float(head["pixel_size_m"]), head["crs"],
                 head["dtype"], tuple(head["sources"]),
             )  # fmt: skip
         except TileSetError:
             raise
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise TileSetError(
                 f"Cannot open tile set {folder}: it needs a tileset.json and a tiles.gpkg as "
                 f"`landslip tile` writes them ({error}). Make it again with landslip tile."
@@ -176,6 +195,17 @@ class TileSet:
 
 def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
+
+
+def _require_known_sides(folder: Path, tiles: Sequence[Tile]) -> None:
+    """Raise where an edited split is misspelt, or puts ground on two sides."""
+    for tile in tiles:
+        if tile.split not in SPLITS:
+            raise TileSetError(
+                f"Cannot open tile set {folder}: the split of tile {tile.name} is '{tile.split}'; "
+                f"expected {', '.join(SPLITS)}. Correct it in tiles.gpkg."
+            )
+    refuse_shared_ground([(tile.split, tile.window) for tile in tiles if tile.window is not None])
 
 
 def make_tiles(
@@ -302,6 +332,14 @@ def _require_labelled(tiles: Sequence[Tile], what: str) -> None:
             f"Cannot learn from {what}: the training tiles hold no landslide pixel. "
             "Choose another --split, or a finer scene."
         )
+    if all(
+        tile.landslide_share == 1 for tile in tiles if tile.split == "train" and tile.valid_share
+    ):
+        raise TileSetError(
+            f"Cannot learn from {what}: the training tiles hold landslides and no background. Name "
+            "inspected ground with --checked; a label raster must not declare its background as "
+            "nodata (gdal_edit.py -unsetnodata)."
+        )
     for split in SPLITS[1:]:
         own = [tile for tile in tiles if tile.split == split]
         if own and not any(tile.landslide_share for tile in own):
@@ -361,17 +399,30 @@ def tiles_from_folder(
         overwrite: Replace a folder that exists.
 
     Raises:
-        TileSetError: Files are missing, or the index names an unknown split.
+        TileSetError: Files are missing or of several types, or the index cannot be used.
         BandError: A picture has another number of bands.
         InventoryError: A mask holds other values or has another size.
     """
     folder = Path(folder)
+    if not 0 < pixel_size_m < math.inf:
+        raise UsageError(
+            f"Cannot tile from {folder}: the pixel size is {pixel_size_m:g} m, expected more than "
+            "0. Correct --pixel-size."
+        )
     splits = _splits_of_folder(folder, seed)
-    names = tuple(band_name(band) for band in bands)
+    named = tuple("-" if band == "-" else band_name(band) for band in bands)
+    names = tuple(name for name in named if name != "-")
     with whole_folder(Path(out), "tileset.json", overwrite=overwrite) as partial:
-        tiles = []
+        tiles: list[Tile] = []
+        types: dict[str, str] = {}
         for file, split in track(splits.items(), total=len(splits), what="Tiling"):
-            raster = _picture(folder / "images" / file, names, pixel_size_m)
+            raster = _picture(folder / "images" / file, named, pixel_size_m)
+            types.setdefault(raster.values.dtype.name, file)
+            if len(types) > 1:
+                raise TileSetError(
+                    f"Cannot tile from {folder}: the pictures are {' and '.join(types)} "
+                    f"({', '.join(types.values())}). Convert them to one type."
+                )
             labels = _mask(folder, file, raster)
             tiles.append(_write_pair(partial, Path(file).stem, split, raster, labels))
         _require_labelled(tiles, str(folder))
@@ -383,30 +434,60 @@ def tiles_from_folder(
 
 
 def _splits_of_folder(folder: Path, seed: int) -> dict[str, str]:
-    index = folder / "index.csv"
     if not (folder / "images").is_dir() or not (folder / "masks").is_dir():
         raise TileSetError(
             f"Cannot tile from {folder}: it needs the folders images/ and masks/. Name the folder "
             "that holds both."
         )
-    if index.exists():
-        with index.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        if not rows or not {"file", "split"} <= set(rows[0]):
+    index = folder / "index.csv"
+    splits = _read_index(index) if index.exists() else _drawn_splits(folder, seed)
+    named: dict[str, str] = {}
+    for file in splits:
+        other = named.setdefault(Path(file).stem, file)
+        if other != file:
             raise TileSetError(
-                f"Cannot read {index}: it needs the columns file and split. Add them, or remove it."
+                f"Cannot tile from {folder}: {other} and {file} would give tiles of one name. "
+                "Rename one, and its mask."
             )
-        splits = {
-            row["file"]: {"val": "validation"}.get(row["split"], row["split"]) for row in rows
-        }
-        unknown = sorted(set(splits.values()) - set(SPLITS))
-        if unknown:
-            raise TileSetError(
-                f"Cannot read {index}: split holds {', '.join(unknown)}; expected "
-                f"{', '.join(SPLITS)}. Rename them."
-            )
-        return splits
-    files = sorted(path.name for path in (folder / "images").iterdir() if path.is_file())
+    return splits
+
+
+def _read_index(index: Path) -> dict[str, str]:
+    """File -> split, as `index.csv` lists them."""
+    try:
+        # Spreadsheets put a byte order mark in front.
+        lines = index.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise TileSetError(
+            f"Cannot read {index}: it is not in UTF-8. Save it again as CSV UTF-8."
+        ) from error
+    rows = list(csv.DictReader(lines))
+    if not rows or not {"file", "split"} <= set(rows[0]):
+        raise TileSetError(
+            f"Cannot read {index}: it needs the columns file and split. Add them, or remove it."
+        )
+    splits: dict[str, str] = {}
+    for row in rows:
+        file, split = row["file"], row["split"] or "nothing"
+        if file in splits:
+            raise TileSetError(f"Cannot read {index}: it names {file} twice. Keep one line.")
+        splits[file] = "validation" if split == "val" else split
+    unknown = sorted(set(splits.values()) - set(SPLITS))
+    if unknown:
+        raise TileSetError(
+            f"Cannot read {index}: split holds {', '.join(unknown)}; expected "
+            f"{', '.join(SPLITS)}. Rename them."
+        )
+    return splits
+
+
+def _drawn_splits(folder: Path, seed: int) -> dict[str, str]:
+    """File -> split by chance, 80 / 20."""
+    files = sorted(
+        path.name
+        for path in (folder / "images").iterdir()
+        if path.is_file() and not path.name.startswith(".") and path.suffix not in _BESIDE_PICTURES
+    )
     log.warning("%s has no index.csv: tiles are split at random, so the scores may flatter", folder)
     order = np.random.default_rng(seed).permutation(len(files))
     held_out = set(order[: round(0.2 * len(files))].tolist())
@@ -417,11 +498,11 @@ def _splits_of_folder(folder: Path, seed: int) -> dict[str, str]:
 
 def _picture(path: Path, bands: tuple[str, ...], pixel_size_m: float) -> Raster:
     scene = FileScene.open(path, bands=bands)
-    raster = scene.read(scene.grid.window, bands)
+    raster = scene.read(scene.grid.window, scene.bands)
     scene.close()
     # Positions of pictures are seldom true; the pixel size is what a model needs to know.
     grid = Grid(None, Affine.scale(pixel_size_m, -pixel_size_m), *raster.valid.shape)
-    return Raster(raster.values, raster.valid, bands, grid)
+    return Raster(raster.values, raster.valid, raster.bands, grid)
 
 
 def _mask(folder: Path, file: str, raster: Raster) -> NDArray[np.uint8]:
@@ -432,9 +513,14 @@ def _mask(folder: Path, file: str, raster: Raster) -> NDArray[np.uint8]:
             f"Cannot tile from {folder}: {file} has no mask in masks/. Add it, or leave the "
             "picture out of index.csv."
         )
-    scene = FileScene(str(path), {"mask": 1})
-    mask = scene.read(scene.grid.window, ["mask"]).values[0]
-    scene.close()
+    with plain_read_errors(str(path)), open_dataset(str(path)) as dataset:
+        mask, nodata = dataset.read(1), dataset.nodata
+    # Declared nodata of 0 is common and takes no landslide away.
+    if nodata and (mask == nodata).any():
+        raise InventoryError(
+            f"Cannot use mask {path}: its value {nodata:g} is declared as nodata. Unset that "
+            "(gdal_edit.py -unsetnodata)."
+        )
     values = set(np.unique(mask).tolist())
     if mask.shape != raster.valid.shape or not (values <= {0, 255} or values <= {0, 1}):
         raise InventoryError(

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from landslip.geo.errors import DataError
+from landslip.geo.grid import Grid
+from landslip.geo.raster import Raster
+from landslip.prepare import scaling as scaling_module
+from landslip.prepare.scaling import Scaling, measure_scaling
+
+
+def raster(
+    values: NDArray[Any], valid: NDArray[np.bool_] | None = None, bands: Sequence[str] = "abcdefgh"
+) -> Raster:
+    shape = values.shape[1:]
+    usable = np.ones(shape, dtype=bool) if valid is None else valid
+    grid = Grid(None, Affine.identity(), *shape)
+    return Raster(values, usable, tuple(bands)[: len(values)], grid)
+
+
+def measured(*rasters: Raster, quantised: bool = False) -> Scaling:
+    return measure_scaling(
+        rasters, rasters[0].bands, count=len(rasters), quantised=quantised
+    )
+
+
+# Measuring ---------------------------------------------------------------------------------------
+
+
+def test_percentiles_are_those_of_all_ground_together() -> None:
+    # A small dark tile and a large bright one: pooled over pixels, not averaged over tiles.
+    random = np.random.default_rng(0)
+    dark = random.normal(1000, 50, (2, 10, 10)).astype("float32")
+    bright = random.normal(5000, 300, (2, 40, 50)).astype("float32")
+    found = measured(raster(dark), raster(bright))
+    for number, (band, low, high) in enumerate(found.ranges):
+        pooled = np.concatenate([dark[number].ravel(), bright[number].ravel()])
+        assert band == "ab"[number]
+        assert (low, high) == pytest.approx(tuple(np.percentile(pooled, [0.5, 99.5])))
+
+
+def test_every_band_has_its_own_range() -> None:
+    values = np.stack([np.linspace(0, 1000, 10_001), np.linspace(-50, 50, 10_001)])
+    found = measured(raster(values.reshape(2, 73, 137).astype("float64")))
+    assert found.ranges[0][1:] == pytest.approx((5.0, 995.0), abs=1e-3)
+    assert found.ranges[1][1:] == pytest.approx((-49.5, 49.5), abs=1e-3)
+
+
+def test_what_is_not_valid_is_never_counted() -> None:
+    values = np.arange(1, 401, dtype="uint16").reshape(1, 20, 20)
+    valid = np.ones((20, 20), dtype=bool)
+    valid[:10] = False
+    values[0, :10] = 60_000
+    with_holes = measured(raster(values, valid), raster(np.zeros((1, 5, 5), "uint16"), valid[:5, :5]))
+    alone = measured(raster(values[:, 10:]))
+    assert with_holes == alone
+    assert 200 < alone.ranges[0][1] < alone.ranges[0][2] < 401
+
+
+def test_eight_bits_keep_their_range() -> None:
+    values = np.full((3, 4, 4), 90, dtype="uint8")
+    found = measured(raster(values), raster(values), quantised=True)
+    assert found == Scaling((("a", 0.0, 255.0), ("b", 0.0, 255.0), ("c", 0.0, 255.0)), True)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_eight_bits_and_more_do_not_go_together(first: int) -> None:
+    mixed = [raster(np.full((1, 4, 4), 90, dtype="uint8")), raster(np.ones((1, 4, 4), "uint16"))]
+    with pytest.raises(DataError, match=r"8-bit .*Train on one kind"):
+        measured(mixed[first], mixed[1 - first])
+
+
+def test_a_constant_band_is_refused_by_name() -> None:
+    values = np.random.default_rng(0).integers(0, 99, (3, 50, 50)).astype("uint16")
+    values[1] = 7
+    values[1, 0, 0] = 9  # a single other pixel does not make it useful
+    with pytest.raises(DataError, match=r"Cannot scale band 'b': it is 7 nearly .*--use"):
+        measured(raster(values))
+
+
+def test_ground_without_a_valid_pixel() -> None:
+    nothing = np.zeros((4, 4), dtype=bool)
+    with pytest.raises(DataError, match="no valid pixel"):
+        measured(raster(np.ones((2, 4, 4), "uint16"), nothing))
+
+
+def test_rasters_are_read_one_at_a_time() -> None:
+    alive = 0
+
+    def stream() -> Iterator[Raster]:
+        nonlocal alive
+        for number in range(5):
+            alive += 1
+            yield raster(np.arange(25, dtype="uint16").reshape(1, 5, 5) + number)
+
+    assert len(measure_scaling(stream(), ["a"], count=5, quantised=False).ranges) == 1
+    assert alive == 5
+
+
+def test_the_sample_is_even_and_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A quota of 1000 a tile: a tenth of the pixels, still the same percentiles.
+    monkeypatch.setattr(scaling_module, "SAMPLE_PIXELS", 2000)
+    seen: list[int] = []
+    real = np.percentile
+
+    def counting(values: NDArray[Any], shares: Any) -> Any:
+        seen.append(values.size)
+        return real(values, shares)
+
+    monkeypatch.setattr(scaling_module.np, "percentile", counting)
+    values = np.arange(10_000, dtype="uint16").reshape(1, 100, 100)
+    found = measured(raster(values), raster(values))
+    assert seen == [2000]
+    assert found.ranges[0][1:] == pytest.approx((50, 9950), abs=15)
+
+
+# Applying ----------------------------------------------------------------------------------------
+
+
+def test_low_becomes_zero_and_high_one_with_nothing_beyond() -> None:
+    values = np.array([[[0, 100, 150], [200, 300, 65535]]], dtype="uint16")
+    scaled = Scaling((("a", 100.0, 300.0),)).apply(raster(values))
+    np.testing.assert_allclose(scaled[0], [[0, 0, 0.25], [0.5, 1, 1]])
+    assert scaled.dtype == np.float32
+    assert scaled.flags.c_contiguous
+
+
+def test_bands_come_in_the_order_of_the_model() -> None:
+    values = np.stack([np.full((2, 2), number, "uint16") for number in (10, 20, 30)])
+    scaled = Scaling((("c", 0.0, 40.0), ("a", 0.0, 40.0))).apply(raster(values))
+    assert scaled[:, 0, 0].tolist() == [0.75, 0.25]
+
+
+def test_what_is_not_valid_is_zero() -> None:
+    values = np.full((2, 2, 2), 200, dtype="int16")
+    valid = np.array([[True, False], [True, True]])
+    scaled = Scaling((("a", -100.0, 200.0), ("b", 0.0, 400.0))).apply(raster(values, valid))
+    assert scaled.tolist() == [[[1, 0], [1, 1]], [[0.5, 0], [0.5, 0.5]]]
+
+
+def test_quantised_values_have_256_levels() -> None:
+    values = np.linspace(0, 4095, 4096).astype("uint16").reshape(1, 64, 64)
+    plain = Scaling((("a", 0.0, 4095.0),))
+    quantised = Scaling(plain.ranges, quantised=True)
+    levels = np.unique(quantised.apply(raster(values)))
+    np.testing.assert_array_equal(levels, np.arange(256, dtype="float32") / np.float32(255))
+    error = np.abs(quantised.apply(raster(values)) - plain.apply(raster(values)))
+    assert error.max() <= 0.5 / 255 + 1e-6
+
+
+def test_eight_bits_are_not_changed_by_quantising() -> None:
+    values = np.arange(256, dtype="uint8").reshape(1, 16, 16)
+    ranges = (("a", 0.0, 255.0),)
+    expected = np.arange(256, dtype="float32").reshape(1, 16, 16) / np.float32(255)
+    for quantised in (False, True):
+        np.testing.assert_array_equal(Scaling(ranges, quantised).apply(raster(values)), expected)
+
+
+def test_the_raster_is_not_changed() -> None:
+    values = np.arange(8, dtype="float32").reshape(2, 2, 2)
+    given_ = raster(values.copy())
+    Scaling((("a", 0.0, 2.0), ("b", 1.0, 7.0)), quantised=True).apply(given_)
+    np.testing.assert_array_equal(given_.values, values)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=hnp.arrays("uint16", (2, 3, 4)),
+    valid=hnp.arrays(bool, (3, 4)),
+    low=st.floats(0, 30_000),
+    span=st.floats(1, 40_000),
+    quantised=st.booleans(),
+)
+def test_scaled_values_are_the_formula(
+    values: NDArray[np.uint16], valid: NDArray[np.bool_], low: float, span: float, quantised: bool
+) -> None:
+    ranges = (("b", low, low + span), ("a", 0.0, 65_535.0))
+    scaled = Scaling(ranges, quantised).apply(raster(values, valid))
+    for plane, number, (_, bottom, top) in zip(scaled, (1, 0), ranges, strict=True):
+        for row, col in np.ndindex(3, 4):
+            exact = min(max((float(values[number, row, col]) - bottom) / (top - bottom), 0), 1)
+            expected = exact if valid[row, col] else 0.0
+            tolerance = 0.5 / 255 + 1e-4 if quantised else 1e-4
+            assert abs(float(plane[row, col]) - expected) <= tolerance
+    assert ((scaled >= 0) & (scaled <= 1)).all()
