@@ -25,7 +25,7 @@ from landslip.geo.grid import WGS84
 from landslip.geo.inventory import write_layers
 from landslip.geo.raster import FileScene
 
-EPOCHS = {"iburi": 60, "bijie": 5, "landslide4sense": 8}
+EPOCHS = {"iburi": 60, "bijie": 3, "landslide4sense": 5}
 Record = dict[str, object]
 
 

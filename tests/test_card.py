@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+import tiny
 from landslip.geo.errors import ModelError, OutputError
 from landslip.learn.card import (
     CARD_KEY,
@@ -230,16 +230,12 @@ def test_pickles_are_never_loaded(tmp_path: Path, protocol: int) -> None:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_torch_files_are_never_loaded(tmp_path: Path, zipped: bool) -> None:
     path = tmp_path / "m.safetensors"
-    torch.save(
-        {"weights": torch.zeros(3)}, path, _use_new_zipfile_serialization=zipped
-    )
+    torch.save({"weights": torch.zeros(3)}, path, _use_new_zipfile_serialization=zipped)
     refused(path, "it is a pickle.*landslip convert")
 
 
 @pytest.mark.parametrize("length", [0x80, 0x4B50 + 0x10000, 0x80 + 0x100])
-def test_headers_whose_length_looks_like_a_pickle(
-    model: Path, tmp_path: Path, length: int
-) -> None:
+def test_headers_whose_length_looks_like_a_pickle(model: Path, tmp_path: Path, length: int) -> None:
     # 0x80 opens a pickle and "PK" a zip; both are also lengths of a safetensors header.
     with model.open("rb") as file:
         size = struct.unpack("<Q", file.read(8))[0]

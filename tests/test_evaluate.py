@@ -454,7 +454,7 @@ def test_picture_never_loses_an_error(core: int) -> None:
         grid.shape,
         p=[0.9, 0.04, 0.02, 0.02, 0.02],
     )
-    picture = ErrorPicture(grid)
+    picture = ErrorPicture(grid, grid.window)
     for window in cover(grid, core):
         picture.add(window, classes[window.slices])
     bins = np.arange(40) * 13 // 40, np.arange(6000) * 2000 // 6000
@@ -464,7 +464,7 @@ def test_picture_never_loses_an_error(core: int) -> None:
 
 def test_small_maps_are_enlarged_by_whole_numbers_and_keep_their_shape_on_the_ground() -> None:
     degrees = Grid(CRS.from_epsg(4326), Affine(0.0001, 0, 10, 0, -0.0001, 60), 30, 40)
-    picture = ErrorPicture(degrees)
+    picture = ErrorPicture(degrees, degrees.window)
     picture.add(degrees.window, np.zeros((30, 40), np.uint8))
     height, width = picture.pixels().shape
     assert height / width == pytest.approx(30 / 40 * 2, rel=0.02)  # 60 degrees north

@@ -28,9 +28,7 @@ def raster(
 
 
 def measured(*rasters: Raster, quantised: bool = False) -> Scaling:
-    return measure_scaling(
-        rasters, rasters[0].bands, count=len(rasters), quantised=quantised
-    )
+    return measure_scaling(rasters, rasters[0].bands, count=len(rasters), quantised=quantised)
 
 
 # Measuring ---------------------------------------------------------------------------------------
@@ -60,7 +58,9 @@ def test_what_is_not_valid_is_never_counted() -> None:
     valid = np.ones((20, 20), dtype=bool)
     valid[:10] = False
     values[0, :10] = 60_000
-    with_holes = measured(raster(values, valid), raster(np.zeros((1, 5, 5), "uint16"), valid[:5, :5]))
+    with_holes = measured(
+        raster(values, valid), raster(np.zeros((1, 5, 5), "uint16"), valid[:5, :5])
+    )
     alone = measured(raster(values[:, 10:]))
     assert with_holes == alone
     assert 200 < alone.ranges[0][1] < alone.ranges[0][2] < 401

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import shapely
-import tiny
 from affine import Affine
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
+import tiny
 from landslip.geo.errors import InventoryError, TileSetError, UsageError
 from landslip.geo.grid import Grid, Window
 from landslip.geo.windows import cover, starts
@@ -170,13 +170,13 @@ def test_blocks_try_every_order() -> None:
 @pytest.mark.parametrize("gap", [0, 1, 7, 33])
 def test_blocks_keep_exactly_the_gap(gap: int) -> None:
     found = by_side(split_ground(ground(50, 500), TileOptions(size=20, gap=gap)))
-    ordered = sorted((extent(windows, 1) for windows in found.values()))
+    ordered = sorted(extent(windows, 1) for windows in found.values())
     assert [b[0] - a[1] for a, b in itertools.pairwise(ordered)] == [gap, gap]
 
 
 def test_the_gap_is_one_tile_unless_asked() -> None:
     found = by_side(split_ground(ground(50, 500), TileOptions(size=24)))
-    ordered = sorted((extent(windows, 1) for windows in found.values()))
+    ordered = sorted(extent(windows, 1) for windows in found.values())
     assert [b[0] - a[1] for a, b in itertools.pairwise(ordered)] == [24, 24]
 
 

@@ -15,12 +15,12 @@ import pyogrio
 import pytest
 import rasterio
 import shapely
-import tiny
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.features import shapes
 
+import tiny
 from landslip.geo.errors import (
     BandError,
     InventoryError,
@@ -29,7 +29,7 @@ from landslip.geo.errors import (
     RasterError,
     TileSetError,
 )
-from landslip.geo.grid import WGS84, Grid, Window
+from landslip.geo.grid import WGS84, Window
 from landslip.geo.raster import FileScene
 from landslip.geo.scene import open_scene
 from landslip.prepare import tiles as tiles_module

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -201,10 +202,11 @@ def check(
             scene, sensor=sensor, add=add or (), dem=dem, pre=pre, aoi=aoi, unusable=unusable,
             unnamed=True,
         )  # fmt: skip
-    found = check_scene(
-        opened, inventory=inventory, checked=checked, positive=positive, picture=out,
-        overwrite=overwrite,
-    )  # fmt: skip
+    with closing(opened):
+        found = check_scene(
+            opened, inventory=inventory, checked=checked, positive=positive, picture=out,
+            overwrite=overwrite,
+        )  # fmt: skip
     if json:
         sys.stdout.write(found.to_json() + "\n")
         return
@@ -280,11 +282,13 @@ def tile(
                 "See landslip tile --help."
             )
         options = TileOptions(size, stride, split, val, test, gap, seed)
-        opened = _open(scene, bands, sensor, add, dem, pre, aoi, unusable, pixel_size)
-        made = make_tiles(
-            opened, inventory, out, options=options, checked=checked, positive=positive,
-            overwrite=overwrite,
-        )  # fmt: skip
+        with closing(
+            _open(scene, bands, sensor, add, dem, pre, aoi, unusable, pixel_size)
+        ) as opened:
+            made = make_tiles(
+                opened, inventory, out, options=options, checked=checked, positive=positive,
+                overwrite=overwrite,
+            )  # fmt: skip
     _say(f"{out}: {made.summary()}")
 
 
@@ -377,11 +381,13 @@ def train(
     else:
         assert inventory is not None
         tiling = TileOptions(size, stride, split, val, test, gap, seed)
-        opened = _open(scene, bands, sensor, add, dem, pre, aoi, unusable, pixel_size)
-        card = train_on_scene(
-            opened, inventory, out, tiling=tiling, checked=checked, positive=positive,
-            options=options, overwrite=overwrite,
-        )  # fmt: skip
+        with closing(
+            _open(scene, bands, sensor, add, dem, pre, aoi, unusable, pixel_size)
+        ) as opened:
+            card = train_on_scene(
+                opened, inventory, out, tiling=tiling, checked=checked, positive=positive,
+                options=options, overwrite=overwrite,
+            )  # fmt: skip
     _say(_scores_table(f"{out}", card.scores))
 
 
@@ -465,8 +471,8 @@ def map_(
         threshold=threshold, outline=outline, min_area_m2=min_area, as_float=as_float,
         device=device, precision=precision,
     )  # fmt: skip
-    opened = _open(scene, bands, sensor, add, dem, pre, aoi, unusable, pixel_size)
-    found = map_scene(opened, model, out, options=options, overwrite=overwrite)
+    with closing(_open(scene, bands, sensor, add, dem, pre, aoi, unusable, pixel_size)) as opened:
+        found = map_scene(opened, model, out, options=options, overwrite=overwrite)
     _say(
         f"{found.landslides} landslides, {found.area_m2:,.0f} m2, on {found.observed_km2:.3f} km2 "
         f"of observed ground, at threshold {found.threshold:.2f}: {out}"

@@ -226,7 +226,7 @@ def _write_journey(
             ],
             table=[["precision", "recall", "F1", "IoU"], scores],
             picture=out / "scores" / "probability_errors.png",
-            caption="Yellow: found. Red: missed. Blue: false alarm. Grey: background. White: not scored.",
+            caption="Yellow: found. Red: missed. Blue: false alarm. White: not scored.",
         ),
         Section(
             heading="The map",
@@ -246,6 +246,11 @@ def _write_journey(
             caption="Validation chooses the weights and the threshold.",
         ),
         Section(heading="The training", picture=out / "model.history.png"),
+        Section(
+            heading="The choice of the threshold",
+            paragraphs=["Where precision and recall on validation give the largest F1."],
+            picture=out / "model.pr.png",
+        ),
         Section(
             heading="What the figures do not say",
             paragraphs=[

@@ -246,6 +246,7 @@ class Interruption:
     def stop_if_asked(self, epoch: int, step: int) -> None:
         """Raise KeyboardInterrupt where somebody asked; call it after saving."""
         if self.asked:
-            raise KeyboardInterrupt(
-                f"stopped in epoch {epoch + 1} after step {step}; the same command continues"
+            log.warning(
+                "stopped in epoch %d at step %d: the same command continues", epoch + 1, step
             )
+            raise KeyboardInterrupt

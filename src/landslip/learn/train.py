@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -15,14 +16,15 @@ import torch
 from torch import nn
 
 from landslip import __version__
+from landslip.assess.pictures import write_pr_curve
 from landslip.assess.scores import Counts, ScoreHistogram
 from landslip.geo.errors import DataError, ModelError, OutputError, TileSetError, UsageError
-from landslip.geo.output import plain_write_errors, refuse_existing
+from landslip.geo.output import plain_write_errors, refuse_existing, whole_file
 from landslip.geo.progress import duration, track
 from landslip.geo.scene import SceneLike
 from landslip.learn.batches import TrainingGround, default_crop
 from landslip.learn.card import ModelCard, load_model, parameter_count, save_model
-from landslip.learn.checkpoint import Checkpoint, EpochRow, Interruption
+from landslip.learn.checkpoint import Checkpoint, EpochRow, Interruption, TrainState
 from landslip.learn.device import Compute
 from landslip.learn.losses import LOSSES
 from landslip.learn.models import build_model, model_entry
@@ -79,7 +81,8 @@ def train_model(
 
     Args:
         tile_sets: Tile sets of the same bands and pixel size.
-        out: Model file (`.safetensors`); `.history.csv` and `.history.png` appear beside it.
+        out: Model file (`.safetensors`); `.history.csv`, `.history.png` and `.pr.png` (precision
+            and recall on validation) appear beside it.
         options: Model, recipe, seed, device; None for the paper's.
         overwrite: Replace a finished file.
 
@@ -195,6 +198,8 @@ class _Training:
         """The training, epoch by epoch."""
         options, recipe, compute = self.options, self.recipe, self.compute
         if options.deterministic:
+            # cuBLAS is deterministic only with a fixed workspace, set before its first use.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
         checkpoint = Checkpoint.open(self.partial, self._fingerprint())
         ground = TrainingGround(
@@ -277,8 +282,12 @@ class _Training:
 
         # Describe the best weights, and write them under their final name.
         checkpoint.load_best(network)
-        card = self._card(out, network, ground, state.best_epoch, len(state.history))
+        validation = self._score(network, ground.scaling, self.validation_tiles)
+        card = self._card(out, network, ground, state, validation)
         checkpoint.write_history(out, state.history, state.best_epoch)
+        if card.pr_curve:
+            with whole_file(out.with_suffix(".pr.png"), overwrite=True) as path:
+                write_pr_curve(validation, card.threshold, path)
         save_model(out, network, card, overwrite=overwrite)
         return card
 
@@ -339,9 +348,13 @@ class _Training:
         }
 
     def _card(
-        self, out: Path, network: nn.Module, ground: TrainingGround, best: int, epochs: int
+        self,
+        out: Path,
+        network: nn.Module,
+        ground: TrainingGround,
+        state: TrainState,
+        validation: ScoreHistogram,
     ) -> ModelCard:
-        validation = self._score(network, ground.scaling, self.validation_tiles)
         threshold = validation.best_threshold()
         scores = {"validation": scores_of(validation.counts(threshold))}
         test_tiles = self._tiles("test")
@@ -380,8 +393,8 @@ class _Training:
                 "recipe": asdict(self.recipe),
                 "seed": self.options.seed,
                 "crop_px": ground.crop,
-                "epochs": epochs,
-                "best_epoch": best,
+                "epochs": len(state.history),
+                "best_epoch": state.best_epoch,
                 "compute": self.compute.text,
                 "tiles": {split: len(self._tiles(split)) for split in SPLITS},
                 "tile_sets": [
