@@ -1,4 +1,4 @@
-# ruff: noqa: TID253 (these tests are of the floor that needs torch)
+
 import math
 from pathlib import Path
 

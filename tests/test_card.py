@@ -90,7 +90,7 @@ def test_channels_last_weights_are_saved(tmp_path: Path) -> None:
     image = torch.rand(1, 2, 32, 32)
     with torch.inference_mode():
         expected = network(image)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)
     save_model(tmp_path / "m.safetensors", network, card_of())
     with torch.inference_mode():
         assert torch.equal(load_model(tmp_path / "m.safetensors")[1](image), expected)

@@ -153,7 +153,7 @@ def test_without_a_verb_there_is_help() -> None:
         ["tile", "--from-folder", "pictures", "--bands", "red", "--pixel-size", "inf"],
         ["tile", "scene.tif", "--from-folder", "p", "--bands", "red", "--pixel-size", "1"],
         ["tile", "--from-folder", "p", "--bands", "red", "--pixel-size", "1", "--dem", "d.tif"],
-        ["tile", "--from-folder", "p", "--bands", "B4", "--pixel-size", "1", "--sensor", "landsat-8"],
+        ["tile", "--from-folder", "p", "--bands", "B4", "--pixel-size", "1", "--sensor", "spot"],
         ["train"],
         ["train", "tiles", "--scene", "scene.tif", "--inventory", "i.gpkg"],
         ["train", "--scene", "scene.tif"],
@@ -260,7 +260,16 @@ def test_check_of_nothing_valid_is_json_too(tmp_path: Path, inventory: Path) -> 
 
 def test_quiet_is_silent(scene: Path, inventory: Path, tmp_path: Path) -> None:
     checked = tiny.write_inventory(tmp_path / "checked.gpkg", [(0, 0, 64, 96)])
-    words = ["tile", scene, "--inventory", inventory, "--checked", checked, "--size", "16"]
+    words: list[str | Path] = [
+        "tile",
+        scene,
+        "--inventory",
+        inventory,
+        "--checked",
+        checked,
+        "--size",
+        "16",
+    ]
     done = tiny.landslip("-q", *words, "--out", tmp_path / "a")
     assert (done.code, done.out, done.err) == (0, "", "")
     done = tiny.landslip(*words, "--out", tmp_path / "b")

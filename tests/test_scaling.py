@@ -116,7 +116,7 @@ def test_the_sample_is_even_and_small(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(values.size)
         return real(values, shares)
 
-    monkeypatch.setattr(scaling_module.np, "percentile", counting)
+    monkeypatch.setattr(np, "percentile", counting)
     values = np.arange(10_000, dtype="uint16").reshape(1, 100, 100)
     found = measured(raster(values), raster(values))
     assert seen == [2000]

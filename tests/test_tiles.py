@@ -802,7 +802,7 @@ def test_folder_outputs_are_kept_like_others(tmp_path: Path) -> None:
     (tmp_path / "tiles").mkdir()
     with pytest.raises(OutputError, match="exists already"):
         take(folder)
-    with pytest.raises(OutputError, match="holds no tileset.json"):
+    with pytest.raises(OutputError, match=r"holds no tileset\.json"):
         take(folder, overwrite=True)
 
 

@@ -92,17 +92,7 @@ class Checkpoint:
         asked = json.loads(json.dumps(fingerprint))
         if record.exists():
             found = json.loads(record.read_text(encoding="utf-8"))
-            changed = [
-                f"{key} = {_short(found.get(key))}, now {_short(asked[key])}"
-                for key in asked
-                if found.get(key) != asked[key]
-            ]
-            if changed:
-                raise OutputError(
-                    f"Cannot continue {folder}: it was begun with other options "
-                    f"({'; '.join(changed)}). Repeat the command that began it, or remove the "
-                    "folder to start anew."
-                )
+            require_same(found, asked, folder)
         else:
             with whole_file(record, overwrite=True) as partial:
                 partial.write_text(json.dumps(asked, indent=1), encoding="utf-8")
@@ -177,6 +167,20 @@ class Checkpoint:
             writer.writerows(asdict(row).values() for row in history)
         with whole_file(out.with_suffix(".history.png"), overwrite=True) as partial:
             _draw_history(partial, history, best_epoch)
+
+
+def require_same(found: dict[str, Any], asked: dict[str, Any], folder: Path) -> None:
+    """Raise OutputError where unfinished work was begun with other options."""
+    changed = [
+        f"{key} = {_short(found.get(key))}, now {_short(asked[key])}"
+        for key in asked
+        if found.get(key) != asked[key]
+    ]
+    if changed:
+        raise OutputError(
+            f"Cannot continue {folder}: it was begun with other options ({'; '.join(changed)}). "
+            "Repeat the command that began it, or remove the folder to start anew."
+        )
 
 
 def _write(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:

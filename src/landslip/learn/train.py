@@ -21,10 +21,10 @@ from landslip.assess.scores import Counts, ScoreHistogram
 from landslip.geo.errors import DataError, ModelError, OutputError, TileSetError, UsageError
 from landslip.geo.output import plain_write_errors, refuse_existing, whole_file
 from landslip.geo.progress import duration, track
-from landslip.geo.scene import SceneLike
+from landslip.geo.scene import SceneLike, StackedScene, as_scene
 from landslip.learn.batches import TrainingGround, default_crop
 from landslip.learn.card import ModelCard, load_model, parameter_count, save_model
-from landslip.learn.checkpoint import Checkpoint, EpochRow, Interruption, TrainState
+from landslip.learn.checkpoint import Checkpoint, EpochRow, Interruption, TrainState, require_same
 from landslip.learn.device import Compute
 from landslip.learn.losses import LOSSES
 from landslip.learn.models import build_model, model_entry
@@ -36,6 +36,7 @@ from landslip.prepare.tiles import Tile, TileSet, make_tiles, require_alike
 
 log = logging.getLogger(__name__)
 
+OPTIMIZERS = ("sgd", "adamw")
 SAVE_INTERVAL_S = 300.0
 """Seconds between two saves inside an epoch."""
 
@@ -95,8 +96,8 @@ def train_model(
         UsageError: An option is unknown.
         KeyboardInterrupt: Stopped by Ctrl-C, after saving; the same call continues.
     """
-    options = options or TrainOptions()
-    out = Path(out)
+    options, out = options or TrainOptions(), Path(out)
+    _require_known(options)
     _require_safetensors(out)
     refuse_existing(out, overwrite=overwrite)
     opened = [item if isinstance(item, TileSet) else TileSet.open(item) for item in tile_sets]
@@ -126,23 +127,33 @@ def train_on_scene(
 
     The tiles lie in ``OUT.partial/tiles`` until the model is finished.
     """
-    out = Path(out)
+    options, out = options or TrainOptions(), Path(out)
+    _require_known(options)
     _require_safetensors(out)
     refuse_existing(out, overwrite=overwrite)
     partial = out.with_name(f"{out.name}.partial")
     tiling = tiling or TileOptions()
-    asked = {"inventory": str(inventory), "checked": str(checked), **asdict(tiling)}
+    opened = as_scene(scene)
+    sources = opened.sources if isinstance(opened, StackedScene) else ()
+    asked = {
+        "scene": [[source.role, source.path, list(source.bands)] for source in sources],
+        "pixel_size_m": opened.grid.pixel_size_m,
+        "inventory": str(inventory),
+        "checked": str(checked),
+        "positive": positive,
+        **asdict(tiling),
+    }
     record = partial / "tiling.json"
     tiles = partial / "tiles"
     if tiles.exists():
-        _require_same(json.loads(record.read_text(encoding="utf-8")), asked, partial)
+        require_same(json.loads(record.read_text(encoding="utf-8")), asked, partial)
         return train_model([tiles], out, options=options, overwrite=overwrite)
     with plain_write_errors(partial):
         partial.mkdir(parents=True, exist_ok=True)
         record.write_text(json.dumps(asked), encoding="utf-8")
     try:
         made = make_tiles(
-            scene, inventory, tiles, options=tiling, checked=checked, positive=positive
+            opened, inventory, tiles, options=tiling, checked=checked, positive=positive
         )
     except BaseException:
         shutil.rmtree(partial)
@@ -150,25 +161,25 @@ def train_on_scene(
     return train_model([made], out, options=options, overwrite=overwrite)
 
 
+def _require_known(options: TrainOptions) -> None:
+    """Raise UsageError for names that no long work should find out about."""
+    model_entry(options.model)
+    Compute.choose(options.device, options.precision)
+    if options.recipe.loss not in LOSSES:
+        raise UsageError(
+            f"Cannot find loss '{options.recipe.loss}'. Choose one of {', '.join(LOSSES)}."
+        )
+    if options.recipe.optimizer not in OPTIMIZERS:
+        raise UsageError(
+            f"Cannot train with '{options.recipe.optimizer}': expected {' or '.join(OPTIMIZERS)}."
+        )
+
+
 def _require_safetensors(out: Path) -> None:
     if out.suffix != ".safetensors":
         raise OutputError(
             f"Cannot write model {out}: its name must end in .safetensors. "
             f"Write --out {out.with_suffix('.safetensors').name}."
-        )
-
-
-def _require_same(found: dict[str, Any], asked: dict[str, Any], partial: Path) -> None:
-    """Raise where unfinished work was begun with other options."""
-    changed = [
-        f"{key} {found.get(key)} (now {asked.get(key)})"
-        for key in asked
-        if found.get(key) != asked[key]
-    ]
-    if changed:
-        raise OutputError(
-            f"Cannot continue {partial}: it was begun with {', '.join(changed)}. Repeat the "
-            "command that began it, or remove the folder to start anew."
         )
 
 
@@ -182,7 +193,7 @@ class _Training:
         self.partial = partial
         self.entry = model_entry(options.model)
         self.compute = Compute.choose(options.device, options.precision)
-        self.loss = LOSSES.get(self.recipe.loss) or _unknown_loss(self.recipe.loss)
+        self.loss = LOSSES[self.recipe.loss]
         self.bands = options.bands or tile_sets[0].bands
         self.train_tiles = self._tiles("train")
         self.validation_tiles = self._tiles("validation")
@@ -425,13 +436,7 @@ def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
             network.parameters(), recipe.learning_rate, recipe.momentum,
             weight_decay=recipe.weight_decay,
         )  # fmt: skip
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(
-            network.parameters(), recipe.learning_rate, (recipe.momentum, 0.999),
-            weight_decay=recipe.weight_decay,
-        )  # fmt: skip
-    raise UsageError(f"Cannot train with '{recipe.optimizer}': expected sgd or adamw.")
-
-
-def _unknown_loss(name: str) -> Any:
-    raise UsageError(f"Cannot find loss '{name}'. Choose one of {', '.join(LOSSES)}.")
+    return torch.optim.AdamW(
+        network.parameters(), recipe.learning_rate, (recipe.momentum, 0.999),
+        weight_decay=recipe.weight_decay,
+    )  # fmt: skip
