@@ -5,7 +5,7 @@ to choose, 4200-5400 to test. Every finished step is kept in the work folder, an
 finished runs in `experiments/tianshui.json`.
 
     python benchmarks/tianshui.py --model resunet --epochs 15 --drop-every 10
-    python benchmarks/tianshui.py --model unet --epochs 7 --drop-every 5
+    python benchmarks/tianshui.py --model unet --epochs 6 --drop-every 5
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ def main() -> None:
     print("| run | training | precision | recall | F1 | IoU |")
     print("|---|---|---|---|---|---|")
     for run, kept in sorted(results.items()):
-        cells = " | ".join(f"{kept['test'][key]:.3f}" for key in kept["test"])
+        cells = " | ".join(
+            f"{kept['test'][key]:.3f}" for key in ("precision", "recall", "f1", "iou")
+        )
         print(f"| {run} | {kept['training_seconds'] / 60:.0f} min | {cells} |")
 
 
