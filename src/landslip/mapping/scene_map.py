@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -228,10 +229,12 @@ def _write_probability(
     dtype, nodata = ("float32", float("nan")) if options.as_float else ("uint8", UNKNOWN_CODE)
     observed = 0
     with (
+        # Closed before the scene is: a reader in another thread must not outlive its file.
+        closing(mapped_windows(scene, card, network, compute, options.core_px)) as windows,
         create_raster(raw, scene.grid, bands=["probability"], dtype=dtype, nodata=nodata) as out,
         create_raster(folder / "ground.tif", scene.grid, bands=["ground"], dtype="uint8") as ground,
     ):
-        for window, scores, codes in mapped_windows(scene, card, network, compute, options.core_px):
+        for window, scores, codes in windows:
             box = rasterio_window(window)
             seen = codes == OBSERVED
             observed += int(seen.sum())
@@ -256,7 +259,7 @@ def _write_probability(
 
 def mapped_windows(
     scene: Scene, card: ModelCard, network: nn.Module, compute: Compute, core_px: int
-) -> Iterator[tuple[Window, NDArray[np.float32], NDArray[np.uint8]]]:
+) -> Generator[tuple[Window, NDArray[np.float32], NDArray[np.uint8]], None, None]:
     """Every window of a scene with its probabilities (H, W) and ground codes (H, W).
 
     Windows are all of one size, begin at multiples of the model's stride, and overlap by its halo;
