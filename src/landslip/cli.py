@@ -471,8 +471,10 @@ def map_(
         threshold=threshold, outline=outline, min_area_m2=min_area, as_float=as_float,
         device=device, precision=precision,
     )  # fmt: skip
-    with closing(_open(scene, bands, sensor, add, dem, pre, aoi, unusable, pixel_size)) as opened:
-        found = map_scene(opened, model, out, options=options, overwrite=overwrite)
+    opened = _open(scene, bands, sensor, add, dem, pre, aoi, unusable, pixel_size)
+    found = map_scene(opened, model, out, options=options, overwrite=overwrite)
+    # Left open after Ctrl-C: the thread that reads ahead may still be at work, and would crash.
+    opened.close()
     _say(
         f"{found.landslides} landslides, {found.area_m2:,.0f} m2, on {found.observed_km2:.3f} km2 "
         f"of observed ground, at threshold {found.threshold:.2f}: {out}"
