@@ -263,10 +263,7 @@ def test_layers_that_leave_a_choice(good: Files, tmp_path: Path) -> None:
         "other zone",
         "antipodes",
         "pole",
-        pytest.param(
-            "metres as degrees",
-            marks=pytest.mark.xfail(reason="open: read_polygons lets GEOSException through"),
-        ),
+        "metres as degrees",
     ],
 )
 def test_an_inventory_elsewhere_on_earth(good: Files, tmp_path: Path, where: str) -> None:
@@ -470,7 +467,6 @@ def test_checkpoints_that_hold_more_than_tensors(good: Files, tmp_path: Path) ->
     refused(tmp_path, ("convert", path, "--out", out), path)
 
 
-@pytest.mark.xfail(reason="open: torch's unpickler raises IndexError on a text file")
 def test_checkpoints_that_are_text(good: Files, tmp_path: Path) -> None:
     path = tmp_path / "authors.pth"
     path.write_text("text")
@@ -523,7 +519,6 @@ def test_a_finished_demo_is_kept(good: Files, tmp_path: Path) -> None:
     refused(tmp_path, ("demo", "--out", tmp_path), "report.html", "exists already", "--overwrite")
 
 
-@pytest.mark.xfail(reason="open: the demo mixes its files with whatever lies in its folder")
 def test_the_demo_keeps_out_of_other_folders(
     good: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -572,7 +567,6 @@ def test_outputs_inside_a_file(good: Files, tmp_path: Path) -> None:
 # What a remedy says must work --------------------------------------------------------------------
 
 
-@pytest.mark.xfail(reason="open: require_alike is asked before --use is heard")
 def test_bands_that_differ_may_be_left_out_with_use(good: Files, tmp_path: Path) -> None:
     blue = tiny.tiny_tiles(tmp_path / "blue", bands=("blue", "red", "green"))
     words = train_tiles(good.tiles, blue, "--out", tmp_path / "m.safetensors")
@@ -581,7 +575,6 @@ def test_bands_that_differ_may_be_left_out_with_use(good: Files, tmp_path: Path)
     assert done.code == 0, done.err
 
 
-@pytest.mark.xfail(reason="open: a start that failed leaves its options behind")
 def test_a_start_that_failed_does_not_block_the_next(good: Files, tmp_path: Path) -> None:
     words = train_tiles(good.tiles, "--out", tmp_path / "m.safetensors")
     refused(tmp_path, (*words, "--use", "red,swir1"), "swir1")
@@ -589,7 +582,6 @@ def test_a_start_that_failed_does_not_block_the_next(good: Files, tmp_path: Path
     assert done.code == 0, done.err
 
 
-@pytest.mark.xfail(reason="open: unfinished training does not remember its scene")
 def test_unfinished_training_goes_on_with_its_own_scene_only(
     good: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -605,7 +597,6 @@ def test_unfinished_training_goes_on_with_its_own_scene_only(
     refused(tmp_path, train_scene(other, good.inventory, out), "begun with")
 
 
-@pytest.mark.xfail(reason="open: the outline is looked at when the scene is mapped already")
 def test_wrong_options_are_refused_before_the_work(
     good: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import shapely
@@ -15,8 +17,9 @@ from numpy.typing import NDArray
 from landslip.assess.evaluate import evaluate
 from landslip.assess.report import Section, write_report
 from landslip.assess.scores import Evaluation
+from landslip.geo.errors import OutputError
 from landslip.geo.inventory import Area, read_polygons, write_layers
-from landslip.geo.output import refuse_existing, whole_file
+from landslip.geo.output import refuse_existing, require_same, whole_file
 from landslip.geo.progress import duration
 from landslip.geo.scene import StackedScene, open_scene
 from landslip.prepare.check import SceneCheck, check_scene
@@ -92,6 +95,13 @@ def run_demo(
     begun = time.monotonic()
     out = Path(out)
     refuse_existing(out / "report.html", overwrite=overwrite)
+    asked = {
+        "scene": str(scene),
+        "inventory": str(inventory),
+        "checked": str(checked),
+        "seed": seed,
+    }
+    _claim(out, asked)
     valley: Valley | None = None
     if scene is None or inventory is None:
         valley = make_valley(seed=seed)
@@ -147,6 +157,19 @@ def run_demo(
         log.info("%s", baseline)
     _write_journey(out, ground, tiles, found, scored, baseline, time.monotonic() - begun)
     return out / "report.html"
+
+
+def _claim(out: Path, asked: dict[str, Any]) -> None:
+    """Mark a folder as this journey's; refuse one that holds anything else."""
+    record = out / "demo.json"
+    if record.exists():
+        require_same(json.loads(record.read_text(encoding="utf-8")), asked, out)
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(
+            f"Cannot write {out}: it holds files of something else. Name another folder with --out."
+        )
+    with whole_file(record, overwrite=True) as partial:
+        partial.write_text(json.dumps(asked), encoding="utf-8")
 
 
 def _valley_ground(valley: Valley, folder: Path) -> _Ground:

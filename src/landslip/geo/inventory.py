@@ -102,6 +102,11 @@ def read_polygons(path: str | Path, grid: Grid, *, what: str = "inventory") -> P
     if reprojected:
         target = pyproj.CRS.from_user_input(grid.crs)
         frame = frame.to_crs(target)
+        if not np.isfinite(frame.total_bounds).all():
+            raise InventoryError(
+                f"Cannot place {what} {path}: its coordinates lie outside the range of its CRS "
+                f"({source}). Assign the CRS that they are in (ogr2ogr -a_srs)."
+            )
         frame = frame.set_geometry(_repaired(frame.geometry))
         log.warning("%s: reprojected from %s to %s", Path(path).name, source, target.to_string())
     return Polygons(frame, source if reprojected else "", int(crossing.sum()))

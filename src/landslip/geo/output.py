@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyogrio.errors
@@ -242,3 +242,22 @@ def free_text(path: Path) -> str:
 
 def _existing_parent(path: Path) -> Path:
     return next(folder for folder in [path, *path.absolute().parents] if folder.exists())
+
+
+def require_same(found: dict[str, Any], asked: dict[str, Any], folder: Path) -> None:
+    """Raise OutputError where unfinished work was begun with other options."""
+    changed = [
+        f"{key} = {_short(found.get(key))}, now {_short(asked[key])}"
+        for key in asked
+        if found.get(key) != asked[key]
+    ]
+    if changed:
+        raise OutputError(
+            f"Cannot continue {folder}: it was begun with other options ({'; '.join(changed)}). "
+            "Repeat the command that began it, or remove the folder to start anew."
+        )
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

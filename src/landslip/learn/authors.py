@@ -106,7 +106,11 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"Cannot read checkpoint {path}: {error.strerror}. Check the path."
         ) from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (
+        # What unpickling raises on broken files, by Python's documentation.
+        pickle.UnpicklingError, AttributeError, EOFError, ImportError, IndexError, KeyError,
+        RuntimeError, TypeError, ValueError,
+    ) as error:  # fmt: skip
         # PyTorch's own message advises to switch its safety off; keep it out of ours.
         raise ModelError(
             f"Cannot read checkpoint {path}: expected a PyTorch file with tensors alone, found "

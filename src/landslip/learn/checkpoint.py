@@ -18,8 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from landslip.geo.errors import OutputError
-from landslip.geo.output import whole_file
+from landslip.geo.output import require_same, whole_file
 from landslip.learn.card import write_safetensors
 
 log = logging.getLogger(__name__)
@@ -103,6 +102,15 @@ class Checkpoint:
             scaling = tuple((str(band), float(low), float(high)) for band, low, high in read)
         return cls(folder, scaling)
 
+    @staticmethod
+    def forget_empty(folder: Path) -> None:
+        """Remove the options of a training that has saved nothing."""
+        if not (folder / "checkpoint.safetensors").exists():
+            for name in ("options.json", "scaling.json"):
+                (folder / name).unlink(missing_ok=True)
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
     def keep_scaling(self, ranges: tuple[tuple[str, float, float], ...]) -> None:
         """Store the scaling, so that it is measured once."""
         with whole_file(self.folder / "scaling.json", overwrite=True) as partial:
@@ -169,20 +177,6 @@ class Checkpoint:
             _draw_history(partial, history, best_epoch)
 
 
-def require_same(found: dict[str, Any], asked: dict[str, Any], folder: Path) -> None:
-    """Raise OutputError where unfinished work was begun with other options."""
-    changed = [
-        f"{key} = {_short(found.get(key))}, now {_short(asked[key])}"
-        for key in asked
-        if found.get(key) != asked[key]
-    ]
-    if changed:
-        raise OutputError(
-            f"Cannot continue {folder}: it was begun with other options ({'; '.join(changed)}). "
-            "Repeat the command that began it, or remove the folder to start anew."
-        )
-
-
 def _write(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     with whole_file(path, overwrite=True) as partial:
@@ -193,11 +187,6 @@ def _below(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Ten
     return {
         key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
     }
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _draw_history(path: Path, history: tuple[EpochRow, ...], best_epoch: int) -> None:

@@ -19,12 +19,12 @@ from landslip import __version__
 from landslip.assess.pictures import write_pr_curve
 from landslip.assess.scores import Counts, ScoreHistogram
 from landslip.geo.errors import DataError, ModelError, OutputError, TileSetError, UsageError
-from landslip.geo.output import plain_write_errors, refuse_existing, whole_file
+from landslip.geo.output import plain_write_errors, refuse_existing, require_same, whole_file
 from landslip.geo.progress import duration, track
 from landslip.geo.scene import SceneLike, StackedScene, as_scene
 from landslip.learn.batches import TrainingGround, default_crop
 from landslip.learn.card import ModelCard, load_model, parameter_count, save_model
-from landslip.learn.checkpoint import Checkpoint, EpochRow, Interruption, TrainState, require_same
+from landslip.learn.checkpoint import Checkpoint, EpochRow, Interruption, TrainState
 from landslip.learn.device import Compute
 from landslip.learn.losses import LOSSES
 from landslip.learn.models import build_model, model_entry
@@ -103,11 +103,16 @@ def train_model(
     opened = [item if isinstance(item, TileSet) else TileSet.open(item) for item in tile_sets]
     if not opened:
         raise TileSetError("Cannot train: no tile set is named. Make one with landslip tile.")
-    require_alike(opened)
+    require_alike(opened, options.bands)
     partial = out.with_name(f"{out.name}.partial")
     with plain_write_errors(partial):
         partial.mkdir(parents=True, exist_ok=True)
-        card = _Training(opened, options, partial).run(out, overwrite=overwrite)
+        try:
+            card = _Training(opened, options, partial).run(out, overwrite=overwrite)
+        except Exception:
+            # Nothing was learnt yet: what failed must not stand in the way of the next start.
+            Checkpoint.forget_empty(partial)
+            raise
         shutil.rmtree(partial)
     return card
 

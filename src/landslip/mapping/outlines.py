@@ -47,6 +47,12 @@ def probability_codes(scene: FileScene, window: Window) -> NDArray[np.uint8]:
     return np.where(raster.valid, codes, UNKNOWN_CODE).astype(np.uint8)
 
 
+def require_outline(outline: str) -> None:
+    """Raise UsageError for a kind of outline that does not exist."""
+    if outline not in OUTLINES:
+        raise UsageError(f"Cannot outline by '{outline}': expected {' or '.join(OUTLINES)}.")
+
+
 def landslide_polygons(
     scene: FileScene, threshold: float, *, outline: str = "contour", strip_rows: int | None = None
 ) -> Polygons:
@@ -64,8 +70,7 @@ def landslide_polygons(
 
     Source: marching squares (Lorensen and Cline 1987 in two dimensions), by contourpy.
     """
-    if outline not in OUTLINES:
-        raise UsageError(f"Cannot outline by '{outline}': expected {' or '.join(OUTLINES)}.")
+    require_outline(outline)
     grid = scene.grid
     rows = strip_rows or max(STRIP_PIXELS // grid.width, 64)
     cut = threshold_code(threshold)

@@ -41,7 +41,14 @@ from landslip.learn.card import ModelCard, load_model
 from landslip.learn.device import Compute
 from landslip.learn.predict import probabilities
 from landslip.mapping.attributes import frame_crs, with_attributes
-from landslip.mapping.outlines import Strip, join_strips, landslide_polygons, pixel_polygons, to_crs
+from landslip.mapping.outlines import (
+    Strip,
+    join_strips,
+    landslide_polygons,
+    pixel_polygons,
+    require_outline,
+    to_crs,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -126,6 +133,7 @@ def map_scene(
     options, out = options or MapOptions(), Path(out)
     refuse_existing(out, overwrite=overwrite, marker="run.json")
     refuse_reviewed(out)
+    require_outline(options.outline)
     opened = as_scene(scene)
     card, network = load_model(model)
     _require_fitting(opened, card)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 
 from landslip import __version__
-from landslip.geo.bands import band_name
+from landslip.geo.bands import band_name, sources_of
 from landslip.geo.errors import BandError, InventoryError, TileSetError, UsageError
 from landslip.geo.grid import Grid, Window
 from landslip.geo.inventory import Polygons, write_layers
@@ -532,16 +532,22 @@ def _mask(folder: Path, file: str, raster: Raster) -> NDArray[np.uint8]:
     return labels
 
 
-def require_alike(tile_sets: Sequence[TileSet]) -> None:
+def require_alike(tile_sets: Sequence[TileSet], bands: Sequence[str] | None = None) -> None:
     """Raise where tile sets cannot train one model: other bands, or other pixel sizes.
 
+    Args:
+        tile_sets: At least one.
+        bands: Bands and indices that the model will see; None: all, which must then be the same.
+
     Raises:
-        BandError: Bands differ.
+        BandError: Bands differ, or one of `bands` is missing.
         TileSetError: Pixel sizes differ by more than a quarter.
     """
     first = tile_sets[0]
+    for each in tile_sets:
+        sources_of(bands or (), each.bands)
     for other in tile_sets[1:]:
-        if set(other.bands) != set(first.bands):
+        if bands is None and set(other.bands) != set(first.bands):
             raise BandError(
                 f"Cannot train on {first.folder} and {other.folder} together: the bands are "
                 f"{', '.join(first.bands)} and {', '.join(other.bands)}. Name common bands with "
