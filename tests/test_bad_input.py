@@ -669,17 +669,19 @@ def finished(folder: Path) -> list[Path]:
 # Ctrl-C ------------------------------------------------------------------------------------------
 
 
-def wait_until(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not ready():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "waited for two minutes"
-        time.sleep(0.02)
-
-
-def stop(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+def stopped_when(ready: Callable[[], bool], words: WORDS) -> tuple[int, str, str]:
+    """Start a command, press Ctrl-C when it is so far, and wait for its end."""
+    process = tiny.start(*words)
+    try:
+        deadline = time.monotonic() + 120
+        while not ready():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline, "waited for two minutes"
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
     return process.returncode, out, err
 
 
@@ -690,10 +692,8 @@ def test_ctrl_c_in_training_loses_nothing(good: Files, tmp_path: Path) -> None:
         "train", good.tiles, "--out", out, "--model", "unet-small", "--recipe", "quick",
         "--epochs", "6", "--device", "cpu", "--precision", "float32",
     )  # fmt: skip
-    process = tiny.start(*words)
     saved = tmp_path / "m.safetensors.partial" / "checkpoint.safetensors"
-    wait_until(saved.exists, process)
-    code, _, err = stop(process)
+    code, _, err = stopped_when(saved.exists, words)
     assert code == 130, err
     assert "Traceback" not in err
     assert "the same command continues" in err
@@ -712,9 +712,8 @@ def test_ctrl_c_in_training_loses_nothing(good: Files, tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to one process")
 def test_ctrl_c_in_mapping_leaves_nothing(good: Files, tmp_path: Path) -> None:
     scene = tiny.write_scene(tmp_path / "large.tif", tiny.noise(3, 2000, 2000, "uint8"))
-    process = tiny.start(*map_(scene, good.model, tmp_path / "map", "--device", "cpu"))
-    wait_until(lambda: any(tmp_path.glob(".map.*/raw.tif")), process)
-    code, out, err = stop(process)
+    words = map_(scene, good.model, tmp_path / "map", "--device", "cpu")
+    code, out, err = stopped_when(lambda: any(tmp_path.glob(".map.*/raw.tif")), words)
     assert code == 130, err
     assert "Traceback" not in err
     assert "nothing half-written is left" in err

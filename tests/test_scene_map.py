@@ -24,6 +24,7 @@ from landslip.learn.card import ModelCard, save_model
 from landslip.learn.device import Compute
 from landslip.learn.models import build_model
 from landslip.learn.predict import probabilities
+from landslip.mapping.attributes import probability_of
 from landslip.mapping.outlines import landslide_polygons
 from landslip.mapping.scene_map import MapOptions, map_scene, mapped_windows
 
@@ -248,6 +249,23 @@ def test_strips_leave_no_trace(tmp_path: Path, outline: str) -> None:
     assert len(strips) == len(whole)
     assert all(a.equals(b) for a, b in zip(whole, strips, strict=True))
     assert all(polygon.is_valid for polygon in whole)
+
+
+def test_probabilities_of_polygons_are_those_of_their_pixels(tmp_path: Path) -> None:
+    codes = np.random.default_rng(5).integers(0, 255, (60, 50)).astype(np.uint8)
+    codes[20:30, 10:40] = 255
+    scene = probability_file(tmp_path / "p.tif", codes)
+    polygons = landslide_polygons(scene, 0.8, outline="pixels")
+    means, maxima = probability_of(polygons, scene, strip_rows=7)
+    for polygon, mean, largest in zip(polygons, means, maxima, strict=True):
+        inside = [
+            int(codes[row, col])
+            for row in range(60)
+            for col in range(50)
+            if polygon.contains(shapely.Point(scene.grid.transform * (col + 0.5, row + 0.5)))
+        ]
+        assert mean == pytest.approx(sum(inside) / len(inside) / 254)
+        assert largest == pytest.approx(max(inside) / 254)
 
 
 def test_contours_at_borders_keep_their_area(tmp_path: Path) -> None:

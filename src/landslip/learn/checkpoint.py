@@ -6,11 +6,8 @@ import csv
 import json
 import logging
 import math
-import signal
-import threading
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import FrameType
 from typing import Any, Self
 
 import torch
@@ -207,39 +204,3 @@ def _draw_history(path: Path, history: tuple[EpochRow, ...], best_epoch: int) ->
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130, format="png")
-
-
-class Interruption:
-    """Turns Ctrl-C and SIGTERM into a wish that the loop fulfils after a step, so nothing is lost.
-
-    A second Ctrl-C stops at once.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        # Only the main thread may handle signals; elsewhere the caller's handling stays.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, _number: int, _frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        log.warning("stopping after this step; press Ctrl-C again to stop at once")
-
-    def stop_if_asked(self, epoch: int, step: int) -> None:
-        """Raise KeyboardInterrupt where somebody asked; call it after saving."""
-        if self.asked:
-            log.warning(
-                "stopped in epoch %d at step %d: the same command continues", epoch + 1, step
-            )
-            raise KeyboardInterrupt

@@ -19,12 +19,13 @@ from landslip import __version__
 from landslip.assess.pictures import write_pr_curve
 from landslip.assess.scores import Counts, ScoreHistogram
 from landslip.geo.errors import DataError, ModelError, OutputError, TileSetError, UsageError
+from landslip.geo.interruption import Interruption
 from landslip.geo.output import plain_write_errors, refuse_existing, require_same, whole_file
 from landslip.geo.progress import duration, track
 from landslip.geo.scene import SceneLike, StackedScene, as_scene
 from landslip.learn.batches import TrainingGround, default_crop
 from landslip.learn.card import ModelCard, load_model, parameter_count, save_model
-from landslip.learn.checkpoint import Checkpoint, EpochRow, Interruption, TrainState
+from landslip.learn.checkpoint import Checkpoint, EpochRow, TrainState
 from landslip.learn.device import Compute
 from landslip.learn.losses import LOSSES
 from landslip.learn.models import build_model, model_entry
@@ -263,7 +264,7 @@ class _Training:
                     if interruption.asked or time.monotonic() - saved_at > SAVE_INTERVAL_S:
                         checkpoint.save(network, optimizer, scaler, state)
                         saved_at = time.monotonic()
-                        interruption.stop_if_asked(state.epoch, state.step)
+                        _stop_if_asked(interruption, state)
                 if not state.loss_sum < float("inf"):
                     raise DataError(
                         f"Cannot train: the loss is no number in epoch {state.epoch + 1}. "
@@ -294,7 +295,7 @@ class _Training:
                 left = row.seconds * (recipe.epochs - state.epoch)
                 log.info("%s, %s left", row.text(recipe.epochs), duration(left))
                 if state.epoch < recipe.epochs:
-                    interruption.stop_if_asked(state.epoch, 0)
+                    _stop_if_asked(interruption, state)
 
         # Describe the best weights, and write them under their final name.
         checkpoint.load_best(network)
@@ -422,6 +423,15 @@ class _Training:
             scores=scores,
             licence=self.options.licence,
         )  # fmt: skip
+
+
+def _stop_if_asked(interruption: Interruption, state: TrainState) -> None:
+    if interruption.asked:
+        log.warning(
+            "stopped in epoch %d at step %d: the same command continues",
+            state.epoch + 1, state.step,
+        )  # fmt: skip
+    interruption.stop_if_asked()
 
 
 def scores_of(counts: Counts) -> dict[str, float | None]:

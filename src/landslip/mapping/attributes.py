@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyproj
 import shapely
+from numpy.typing import NDArray
 from rasterio.features import rasterize
 
-from landslip.geo.grid import Grid
+from landslip.geo.grid import Grid, Window
 from landslip.geo.inventory import areas_m2
 from landslip.geo.probability import TOP_CODE, UNKNOWN_CODE
 from landslip.geo.raster import FileScene
-from landslip.mapping.outlines import Polygons, probability_codes
+from landslip.mapping.outlines import STRIP_PIXELS, Polygons, probability_codes
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -31,31 +32,62 @@ def with_attributes(polygons: Polygons, scene: FileScene) -> gpd.GeoDataFrame:
     """
     import geopandas as gpd
 
-    stats = [_probability(polygon, scene) for polygon in polygons]
+    means, maxima = probability_of(polygons, scene)
     columns = {
         "id": np.arange(1, len(polygons) + 1),
         "area_m2": np.round(areas_m2(polygons, scene.grid.crs), 3),
-        "probability_mean": np.array([round(mean, 4) for mean, _ in stats], dtype=float),
-        "probability_max": np.array([round(largest, 4) for _, largest in stats], dtype=float),
+        "probability_mean": np.round(means, 4),
+        "probability_max": np.round(maxima, 4),
     }
     return gpd.GeoDataFrame(columns, geometry=list(polygons), crs=frame_crs(scene.grid))
 
 
-def _probability(polygon: shapely.Polygon, scene: FileScene) -> tuple[float, float]:
+def probability_of(
+    polygons: Polygons, scene: FileScene, *, strip_rows: int | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and largest probability of every polygon, shape (N,) each, strip by strip."""
+    grid, number = scene.grid, len(polygons)
+    rows = strip_rows or max(STRIP_PIXELS // grid.width, 64)
+    counts, sums, largest = np.zeros((3, number))
+    tree = shapely.STRtree(polygons)
+    for top in range(0, grid.height if number else 0, rows):
+        window = Window(top, 0, min(rows, grid.height - top), grid.width)
+        own = grid.crop(window)
+        here = tree.query(own.footprint(), predicate="intersects")
+        if not here.size:
+            continue
+        codes = probability_codes(scene, window)
+        # Polygons never overlap, so one plane of numbers holds them all.
+        numbers = rasterize(
+            zip(polygons[here], here + 1, strict=True),
+            out_shape=codes.shape,
+            transform=own.transform,
+            dtype="int32",
+        )
+        inside = (numbers > 0) & (codes != UNKNOWN_CODE)
+        found = numbers[inside] - 1
+        counts += np.bincount(found, minlength=number)
+        sums += np.bincount(found, weights=codes[inside], minlength=number)
+        np.maximum.at(largest, found, codes[inside])
+    for missed in np.flatnonzero(counts == 0):
+        codes = _codes_touched(polygons[missed], scene)
+        counts[missed], sums[missed] = codes.size, codes.sum()
+        largest[missed] = codes.max(initial=0)
+    known = np.maximum(counts, 1) * TOP_CODE
+    return np.where(counts, sums / known, np.nan), np.where(counts, largest / TOP_CODE, np.nan)
+
+
+def _codes_touched(polygon: shapely.Polygon, scene: FileScene) -> NDArray[np.uint8]:
     window = scene.grid.window_of(polygon.bounds)
     if window is None:
-        return float("nan"), float("nan")
+        return np.zeros(0, dtype=np.uint8)
     codes = probability_codes(scene, window)
     transform = scene.grid.crop(window).transform
-    for touched in (False, True):
-        inside = rasterize(
-            [polygon], out_shape=codes.shape, transform=transform, dtype="uint8",
-            all_touched=touched,
-        )  # fmt: skip
-        found = codes[(inside == 1) & (codes != UNKNOWN_CODE)]
-        if found.size:
-            return float(found.mean()) / TOP_CODE, float(found.max()) / TOP_CODE
-    return float("nan"), float("nan")
+    touched = rasterize(
+        [polygon], out_shape=codes.shape, transform=transform, dtype="uint8", all_touched=True
+    )
+    inside: NDArray[np.uint8] = codes[(touched == 1) & (codes != UNKNOWN_CODE)]
+    return inside
 
 
 def frame_crs(grid: Grid) -> pyproj.CRS | None:

@@ -76,7 +76,7 @@ def landslide_polygons(
     cut = threshold_code(threshold)
     strips = _contour_strips if outline == "contour" else _pixel_strips
     joined = np.array(list(join_strips(strips(scene, cut, rows))), dtype=object)
-    clipped = joined if outline == "pixels" else _clipped(scene, joined)
+    clipped = joined if outline == "pixels" else _clipped(scene, joined, rows)
     return to_crs(sorted_from_top_left(clipped), grid)
 
 
@@ -177,20 +177,29 @@ def join_strips(strips: Iterable[Strip]) -> Iterator[Any]:
     yield from waiting
 
 
-def _clipped(scene: FileScene, polygons: Polygons) -> Polygons:
+def _clipped(scene: FileScene, polygons: Polygons, rows: int) -> Polygons:
     """Cut what reaches beyond the raster or into unknown ground (contours are padded there)."""
-    kept: list[Any] = []
-    frame = shapely.box(0, 0, scene.grid.width, scene.grid.height)
-    for polygon in polygons:
-        shape = polygon if frame.contains(polygon) else polygon.intersection(frame)
-        window = pixel_window(shape, scene.grid) if not shape.is_empty else None
-        if window is not None:
-            unknown = probability_codes(scene, window) == UNKNOWN_CODE
-            if unknown.any():
-                holes = pixel_polygons(unknown.astype(np.uint8), window.row, window.col)
-                shape = shape.difference(shapely.union_all(holes[1]))
-            kept.append(shape)
-    return _valid_parts(np.array(kept, dtype=object))
+    if not polygons.size:
+        return polygons
+    height, width = scene.grid.shape
+    west, north, east, south = shapely.bounds(polygons).T
+    out = (west < 0) | (north < 0) | (east > width) | (south > height)
+    cut = polygons.copy()
+    cut[out] = shapely.intersection(polygons[out], shapely.box(0, 0, width, height))
+    pieces: list[Any] = []
+    for top in range(0, height, rows):
+        codes = probability_codes(scene, Window(top, 0, min(rows, height - top), width))
+        unknown = (codes == UNKNOWN_CODE).astype(np.uint8)
+        pieces += list(pixel_polygons(unknown, top, 0).get(1, ()))
+    tree = shapely.STRtree(pieces)
+    which, hidden = tree.query(cut, predicate="intersects")
+    if not which.size:
+        return _valid_parts(cut)
+    numbers, starts = np.unique(which, return_index=True)
+    for number, pieces_of in zip(numbers, np.split(hidden, starts[1:]), strict=True):
+        near = shapely.union_all(tree.geometries[pieces_of])
+        cut[number] = cut[number].difference(near)
+    return _valid_parts(cut)
 
 
 def _valid_parts(shapes_: Polygons) -> Polygons:
@@ -199,14 +208,6 @@ def _valid_parts(shapes_: Polygons) -> Polygons:
     parts = shapely.get_parts(shapely.get_parts(valid))
     chosen = (shapely.get_type_id(parts) == 3) & (shapely.area(parts) > 0)
     return np.asarray(parts[chosen], dtype=object)
-
-
-def pixel_window(polygon: Any, grid: Grid) -> Window | None:
-    """The pixels under the bounds of a polygon in pixel coordinates, cut to the grid."""
-    west, north, east, south = polygon.bounds
-    row, col = int(np.floor(north)), int(np.floor(west))
-    window = Window(row, col, max(int(np.ceil(south)) - row, 1), max(int(np.ceil(east)) - col, 1))
-    return window.intersection(grid.window)
 
 
 def sorted_from_top_left(polygons: Polygons) -> Polygons:

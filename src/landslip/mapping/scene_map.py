@@ -22,6 +22,7 @@ from landslip import __version__
 from landslip.geo.bands import sources_of
 from landslip.geo.errors import BandError, DataError
 from landslip.geo.grid import Grid, Window
+from landslip.geo.interruption import Interruption
 from landslip.geo.inventory import refuse_reviewed, write_layers
 from landslip.geo.output import refuse_existing, require_space, whole_folder
 from landslip.geo.probability import TOP_CODE, UNKNOWN_CODE, encode
@@ -237,6 +238,7 @@ def _write_probability(
     dtype, nodata = ("float32", float("nan")) if options.as_float else ("uint8", UNKNOWN_CODE)
     observed = 0
     with (
+        Interruption() as interruption,
         # Closed before the scene is: a reader in another thread must not outlive its file.
         closing(mapped_windows(scene, card, network, compute, options.core_px)) as windows,
         create_raster(raw, scene.grid, bands=["probability"], dtype=dtype, nodata=nodata) as out,
@@ -249,6 +251,7 @@ def _write_probability(
             masked = np.where(seen, scores, np.nan).astype(np.float32)
             out.write(masked if options.as_float else encode(masked), 1, window=box)
             ground.write(codes, 1, window=box)
+            interruption.stop_if_asked()
         if not options.as_float:
             out.scales = (1 / TOP_CODE,)
         out.update_tags(
