@@ -32,6 +32,7 @@ from landslip.geo.errors import (
 from landslip.geo.grid import WGS84, Window
 from landslip.geo.raster import FileScene
 from landslip.geo.scene import open_scene
+from landslip.prepare import pictures as pictures_module
 from landslip.prepare import tiles as tiles_module
 from landslip.prepare.split import TileOptions
 from landslip.prepare.tiles import (
@@ -45,6 +46,17 @@ from landslip.prepare.tiles import (
 )
 
 COLUMNS = TileOptions(size=16, split="columns:48,80")
+
+
+@pytest.fixture
+def with_picture() -> None:
+    """For tests that look at the picture of the split; the others are faster without."""
+
+
+@pytest.fixture(autouse=True)
+def _without_picture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "with_picture" not in request.fixturenames:
+        monkeypatch.setattr(pictures_module, "write_split_picture", lambda *_: None)
 
 
 @pytest.fixture
@@ -261,7 +273,9 @@ def test_labels_without_any_background_are_refused(tmp_path: Path, scene: Path) 
 # The folder --------------------------------------------------------------------------------------
 
 
-def test_index_opens_in_a_gis(tmp_path: Path, scene: Path, inventory: Path) -> None:
+def test_index_opens_in_a_gis(
+    tmp_path: Path, scene: Path, inventory: Path, with_picture: None
+) -> None:
     make_tiles(scene, inventory, tmp_path / "tiles", options=replace(COLUMNS, stride=8))
     assert files_in(tmp_path) == sorted(
         [
@@ -580,7 +594,9 @@ def test_a_side_without_landslides_is_said(
     assert "the validation tiles hold no landslide" in caplog.text
 
 
-def test_equal_input_gives_equal_bytes(tmp_path: Path, scene: Path, inventory: Path) -> None:
+def test_equal_input_gives_equal_bytes(
+    tmp_path: Path, scene: Path, inventory: Path, with_picture: None
+) -> None:
     first = make_tiles(scene, inventory, tmp_path / "a", options=COLUMNS)
     second = make_tiles(scene, inventory, tmp_path / "b", options=COLUMNS)
     assert first.sha256() == second.sha256()

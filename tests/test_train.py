@@ -59,7 +59,7 @@ class _StopAtOnce:
             return left <= 0
         return object.__getattribute__(self, name)
 
-    def stop_if_asked(self, epoch: int, step: int) -> None:
+    def stop_if_asked(self) -> None:
         if object.__getattribute__(self, "left") <= 0:
             raise KeyboardInterrupt
 
