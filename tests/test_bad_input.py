@@ -614,6 +614,7 @@ def test_wrong_options_are_refused_before_the_work(
 
 FULL_DISK = """
 import json, resource, signal, sys
+sys.dont_write_bytecode = True
 sys.path.insert(0, {tests!r})
 import matplotlib.font_manager, torch, tiny
 import landslip.learn.train, landslip.mapping.scene_map, landslip.prepare.tiles

@@ -159,6 +159,7 @@ def test_space_is_asked_for_in_time(tmp_path: Path) -> None:
 
 FULL_DISK = """
 import json, resource, sys
+sys.dont_write_bytecode = True
 from pathlib import Path
 import numpy as np
 import rasterio.shutil
