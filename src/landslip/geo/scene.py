@@ -221,6 +221,11 @@ def _open_before(
     return FileScene.open(path, bands=bands, sensor=sensor, prefix="pre_", grid=grid)
 
 
+def source_records(scene: Scene) -> list[dict[str, object]]:
+    """What identifies the files of a scene; nothing for scenes in memory."""
+    return [source.record() for source in scene.sources] if isinstance(scene, StackedScene) else []
+
+
 def as_scene(scene: SceneLike) -> Scene:
     """A scene from what a verb was given: itself, or the file opened."""
     return open_scene(scene) if isinstance(scene, str | Path) else scene

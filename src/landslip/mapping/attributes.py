@@ -10,11 +10,11 @@ import shapely
 from numpy.typing import NDArray
 from rasterio.features import rasterize
 
-from landslip.geo.grid import Grid, Window
+from landslip.geo.grid import Grid
 from landslip.geo.inventory import areas_m2
 from landslip.geo.probability import TOP_CODE, UNKNOWN_CODE
 from landslip.geo.raster import FileScene
-from landslip.mapping.outlines import STRIP_PIXELS, Polygons, probability_codes
+from landslip.mapping.outlines import Polygons, probability_codes, strip_windows
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -47,11 +47,9 @@ def probability_of(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and largest probability of every polygon, shape (N,) each, strip by strip."""
     grid, number = scene.grid, len(polygons)
-    rows = strip_rows or max(STRIP_PIXELS // grid.width, 64)
     counts, sums, largest = np.zeros((3, number))
     tree = shapely.STRtree(polygons)
-    for top in range(0, grid.height if number else 0, rows):
-        window = Window(top, 0, min(rows, grid.height - top), grid.width)
+    for window in strip_windows(grid, strip_rows):
         own = grid.crop(window)
         here = tree.query(own.footprint(), predicate="intersects")
         if not here.size:

@@ -72,19 +72,18 @@ def landslide_polygons(
     """
     require_outline(outline)
     grid = scene.grid
-    rows = strip_rows or max(STRIP_PIXELS // grid.width, 64)
     cut = threshold_code(threshold)
     strips = _contour_strips if outline == "contour" else _pixel_strips
-    joined = np.array(list(join_strips(strips(scene, cut, rows))), dtype=object)
-    clipped = joined if outline == "pixels" else _clipped(scene, joined, rows)
+    joined = np.array(list(join_strips(strips(scene, cut, strip_rows))), dtype=object)
+    clipped = joined if outline == "pixels" else _clipped(scene, joined, strip_rows)
     return to_crs(sorted_from_top_left(clipped), grid)
 
 
-def _contour_strips(scene: FileScene, cut: int, rows: int) -> Iterator[Strip]:
+def _contour_strips(scene: FileScene, cut: int, strip_rows: int | None) -> Iterator[Strip]:
     """Filled contours between pixel centres; strips meet on the centre line of a pixel row."""
     height, width = scene.grid.shape
-    for top in range(0, height, rows):
-        stop = min(top + rows, height)
+    for strip in strip_windows(scene.grid, strip_rows):
+        top, stop = strip.row, strip.row_stop
         last = stop == height
         # Centre rows top - 1 .. stop - 1; the outermost are the edge, repeated. One row more on
         # both sides, so that ground beside nodata is filled alike on both sides of a seam.
@@ -129,14 +128,24 @@ def _from_offsets(points: list[Any], offsets: list[Any]) -> Polygons:
     return _valid_parts(np.array(polygons, dtype=object))
 
 
-def _pixel_strips(scene: FileScene, cut: int, rows: int) -> Iterator[Strip]:
-    height, width = scene.grid.shape
-    for top in range(0, height, rows):
-        stop = min(top + rows, height)
-        codes = probability_codes(scene, Window(top, 0, stop - top, width))
-        mapped = (codes >= cut) & (codes != UNKNOWN_CODE)
-        found = pixel_polygons(mapped.astype(np.uint8), top, 0).get(1, np.array([], dtype=object))
-        yield Strip(found, None if stop == height else float(stop))
+def _pixel_strips(scene: FileScene, cut: int, strip_rows: int | None) -> Iterator[Strip]:
+    for window in strip_windows(scene.grid, strip_rows):
+        codes = probability_codes(scene, window)
+        yield pixel_strip((codes >= cut) & (codes != UNKNOWN_CODE), window, scene.grid)
+
+
+def strip_windows(grid: Grid, rows: int | None = None) -> Iterator[Window]:
+    """Cut a grid into strips of `rows`; None: as many as 16 million pixels."""
+    rows = rows or max(STRIP_PIXELS // grid.width, 64)
+    for top in range(0, grid.height, rows):
+        yield Window(top, 0, min(rows, grid.height - top), grid.width)
+
+
+def pixel_strip(marked: NDArray[np.bool_], window: Window, grid: Grid) -> Strip:
+    """The marked pixels of a strip as polygons along pixel edges."""
+    polygons = pixel_polygons(marked.astype(np.uint8), window.row, 0)
+    found = polygons.get(1, np.array([], dtype=object))
+    return Strip(found, None if window.row_stop == grid.height else float(window.row_stop))
 
 
 def pixel_polygons(classes: NDArray[np.uint8], row: int, col: int) -> dict[int, Polygons]:
@@ -177,7 +186,7 @@ def join_strips(strips: Iterable[Strip]) -> Iterator[Any]:
     yield from waiting
 
 
-def _clipped(scene: FileScene, polygons: Polygons, rows: int) -> Polygons:
+def _clipped(scene: FileScene, polygons: Polygons, strip_rows: int | None) -> Polygons:
     """Cut what reaches beyond the raster or into unknown ground (contours are padded there)."""
     if not polygons.size:
         return polygons
@@ -187,10 +196,9 @@ def _clipped(scene: FileScene, polygons: Polygons, rows: int) -> Polygons:
     cut = polygons.copy()
     cut[out] = shapely.intersection(polygons[out], shapely.box(0, 0, width, height))
     pieces: list[Any] = []
-    for top in range(0, height, rows):
-        codes = probability_codes(scene, Window(top, 0, min(rows, height - top), width))
-        unknown = (codes == UNKNOWN_CODE).astype(np.uint8)
-        pieces += list(pixel_polygons(unknown, top, 0).get(1, ()))
+    for window in strip_windows(scene.grid, strip_rows):
+        unknown = probability_codes(scene, window) == UNKNOWN_CODE
+        pieces += list(pixel_strip(unknown, window, scene.grid).polygons)
     tree = shapely.STRtree(pieces)
     which, hidden = tree.query(cut, predicate="intersects")
     if not which.size:

@@ -36,7 +36,15 @@ from landslip.geo.raster import (
     rasterio_window,
     read_reflected,
 )
-from landslip.geo.scene import NODATA, OBSERVED, REASONS, SceneLike, StackedScene, as_scene
+from landslip.geo.scene import (
+    NODATA,
+    OBSERVED,
+    REASONS,
+    SceneLike,
+    StackedScene,
+    as_scene,
+    source_records,
+)
 from landslip.geo.windows import cover
 from landslip.learn.card import ModelCard, load_model
 from landslip.learn.device import Compute
@@ -46,10 +54,12 @@ from landslip.mapping.outlines import (
     Strip,
     join_strips,
     landslide_polygons,
-    pixel_polygons,
+    pixel_strip,
     require_outline,
+    strip_windows,
     to_crs,
 )
+from landslip.prepare.tiles import PIXEL_SIZE_RATIOS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,8 +68,6 @@ log = logging.getLogger(__name__)
 
 CORE_PX = 512
 """Rows and columns of the part of a window that is kept."""
-PIXEL_SIZE_RATIOS = (0.8, 1.25)
-"""Pixel sizes that a model accepts, relative to its own."""
 CLIPPED_SHARE = 0.25
 """Share of pixels outside the model's range in a band above which radiometry is questioned."""
 
@@ -114,7 +122,8 @@ def map_scene(
 
     Writes ``probability.tif`` (COG; bytes 0 to 254 for 0 to 1, 255 = not observed),
     ``landslides.gpkg`` (layers landslides, observed, not_observed), ``run.json`` and
-    ``quicklook.png``. Memory does not grow with the scene; where windows meet, they agree because
+    ``quicklook.png``. Memory grows with the
+    polygons, not with the scene's pixels; where windows meet, they agree because
     each is computed with the model's halo and aligned to its stride.
 
     Args:
@@ -284,11 +293,18 @@ def mapped_windows(
     scaling = card.scaling_of_bands
 
     def read(window: Window) -> tuple[Raster | None, NDArray[np.uint8]]:
-        codes = ground_codes(scene, window, card.bands)
+        codes = (
+            scene.excluded(window)
+            if isinstance(scene, StackedScene)
+            else np.full((window.height, window.width), OBSERVED, dtype=np.uint8)
+        )
         if not (codes == OBSERVED).any():
             return None, codes
         around = Window(window.row, window.col, core, core).grown(halo)
-        return read_reflected(scene, around, card.bands), codes
+        raster = read_reflected(scene, around, card.bands)
+        valid = raster.valid[window.relative_to(around).slices]
+        codes[(codes == OBSERVED) & ~valid] = NODATA
+        return (raster if valid.any() else None), codes
 
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
         coming = reader.submit(read, windows[0])
@@ -304,18 +320,6 @@ def mapped_windows(
             yield window, scores[halo : halo + shape[0], halo : halo + shape[1]], codes
 
 
-def ground_codes(scene: Scene, window: Window, bands: tuple[str, ...]) -> NDArray[np.uint8]:
-    """Why ground is not observed, by pixel: 0 where it is; see `landslip.geo.scene.REASONS`."""
-    codes = (
-        scene.excluded(window)
-        if isinstance(scene, StackedScene)
-        else np.full((window.height, window.width), OBSERVED, dtype=np.uint8)
-    )
-    valid = scene.read(window, bands).valid
-    codes[(codes == OBSERVED) & ~valid] = NODATA
-    return codes
-
-
 def _ground_layers(path: Path) -> dict[str, Any]:
     """Layers `observed` and `not_observed`, with the reason, from the written codes."""
     import geopandas as gpd
@@ -324,16 +328,11 @@ def _ground_layers(path: Path) -> dict[str, Any]:
 
     scene = FileScene(str(path), {"ground": 1})
     grid = scene.grid
-    rows = max(16_000_000 // grid.width, 64)
 
     def strips(code: int) -> Iterator[Strip]:
-        for top in range(0, grid.height, rows):
-            window = Window(top, 0, min(rows, grid.height - top), grid.width)
+        for window in strip_windows(grid):
             codes = scene.read(window, ["ground"]).values[0]
-            found = pixel_polygons((codes == code).astype(np.uint8), top, 0)
-            last = window.row_stop == grid.height
-            polygons = found.get(1, np.array([], dtype=object))
-            yield Strip(polygons, None if last else float(window.row_stop))
+            yield pixel_strip(codes == code, window, grid)
 
     rows_of: dict[str, list[dict[str, Any]]] = {"observed": [], "not_observed": []}
     for code in (OBSERVED, *REASONS):
@@ -364,14 +363,11 @@ def _run_record(
     options: MapOptions,
     result: MapResult,
 ) -> dict[str, Any]:
-    sources = (
-        [source.record() for source in scene.sources] if isinstance(scene, StackedScene) else []
-    )
     return {
         "landslip": __version__,
         "torch": version("torch"),
         "compute": compute.text,
-        "sources": sources,
+        "sources": source_records(scene),
         "model": {"name": card.name, "architecture": card.architecture, **fingerprint(model)},
         "grid": _grid_record(scene.grid),
         "options": {**asdict(options), "threshold": result.threshold},

@@ -36,7 +36,7 @@ from landslip.geo.raster import (
     open_dataset,
     plain_read_errors,
 )
-from landslip.geo.scene import SceneLike, StackedScene, as_scene
+from landslip.geo.scene import SceneLike, as_scene, source_records
 from landslip.prepare.split import (
     SPLITS,
     TileOptions,
@@ -48,6 +48,8 @@ from landslip.prepare.split import (
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = "1.0"
+PIXEL_SIZE_RATIOS = (0.8, 1.25)
+"""Pixel sizes that one model bears, relative to its own."""
 REJECTED_WEIGHT = 3
 """How often a tile with ground that an analyst rejected is drawn, compared with others."""
 
@@ -250,11 +252,7 @@ def make_tiles(
             if (tile := _write_tile(folder, opened, labels, side, window)) is not None
         ]
         _require_labelled(tiles, str(inventory))
-        sources = (
-            [source.record() for source in opened.sources]
-            if isinstance(opened, StackedScene)
-            else []
-        )
+        sources = source_records(opened)
         sources.append({"role": "inventory", **fingerprint(str(inventory).partition("|")[0])})
         if checked is not None:
             sources.append({"role": "checked", **fingerprint(str(checked).partition("|")[0])})
@@ -554,7 +552,8 @@ def require_alike(tile_sets: Sequence[TileSet], bands: Sequence[str] | None = No
                 "--use, or train on one."
             )
         ratio = other.pixel_size_m / first.pixel_size_m
-        if not 0.8 <= ratio <= 1.25:
+        low, high = PIXEL_SIZE_RATIOS
+        if not low <= ratio <= high:
             raise TileSetError(
                 f"Cannot train on {first.folder} and {other.folder} together: their pixels are "
                 f"{first.pixel_size_m:.3g} m and {other.pixel_size_m:.3g} m. Resample one with "
