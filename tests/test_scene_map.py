@@ -166,7 +166,7 @@ def test_windows_agree_with_the_untiled_network() -> None:
         stride_px=16,
     )  # fmt: skip
     mapped = np.full(grid.shape, np.nan, dtype=np.float32)
-    for window, scores, _ in mapped_windows(scene, card, network, CPU, core_px=64):
+    for window, scores, _ in mapped_windows(scene, card, network, CPU, 64, card.scaling_of_bands):
         mapped[window.slices] = scores
     # The same ground in one piece, mirrored alike.
     whole = np.pad(
@@ -199,7 +199,8 @@ def test_other_radiometry_is_said(
 ) -> None:
     values = np.random.default_rng(0).integers(1000, 4000, (1, 40, 40)).astype(np.uint16)
     scene = write_scene(tmp_path / "scene.tif", grid_of(40, 40), values, ["nir"])
-    map_scene(scene, bright_model, tmp_path / "map", options=MapOptions(device="cpu"))
+    options = MapOptions(device="cpu", scaling="model")
+    map_scene(scene, bright_model, tmp_path / "map", options=options)
     assert "band nir: the model learnt 0 to 255, the scene holds" in caplog.text
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import sys
+from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
 
 import typer
 from rich.console import Console
@@ -18,6 +22,7 @@ from landslip import __version__
 
 if TYPE_CHECKING:
     from landslip.geo.scene import StackedScene
+    from landslip.prepare.pansharpen import SharpenOptions
 
 STOPPED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -53,27 +58,140 @@ def _metres(value: float | None) -> float | None:
     return value
 
 
-# What a scene is made of, the same on every verb.
-Bands = Annotated[
-    str | None, typer.Option(help="Names of the file's bands in order, '-' to leave one out.")
+PANEL = "What the scene is made of"
+
+
+def _part(text: str, *names: str, **how: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=PANEL, **how)
+
+
+Aoi = Annotated[Path | None, _part("Polygons of the ground of interest.")]
+Unusable = Annotated[Path | None, _part("Polygons or raster of cloud, shadow, snow: left out.")]
+Sensor = Annotated[str | None, _part("sentinel-2, landsat-8, worldview-3, ...: what B4 means.")]
+Method = Annotated[
+    str | None, _part("gsa (adaptive Gram-Schmidt, default), gs, or brovey: how pairs are fused.")
 ]
-Sensor = Annotated[
-    str | None,
-    typer.Option(help="sentinel-2, landsat-5, -7, -8 or -9: what numbers such as B4 mean."),
+Weights = Annotated[
+    str | None, _part("Share of every multispectral band in the simulated pan: .2,.3,.3,.2.")
 ]
-Add = Annotated[
-    list[str] | None, typer.Option(help="FILE:name,name: bands of another file. Repeatable.")
+Coregister = Annotated[
+    bool, _part("Move the bands of a pair by the measured misregistration.", "--coregister")
 ]
-Dem = Annotated[Path | None, typer.Option(help="Elevation model (m): bands elevation and slope.")]
-Pre = Annotated[Path | None, typer.Option(help="Scene from before the event: bands pre_*.")]
-Aoi = Annotated[Path | None, typer.Option(help="Polygons of the ground of interest.")]
-Unusable = Annotated[
-    Path | None, typer.Option(help="Polygons or raster of cloud, shadow, snow: left out.")
-]
-PixelSize = Annotated[
-    float | None,
-    typer.Option(callback=_metres, help="Resample the scene to this pixel size (m)."),
-]
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a scene is made of, the same on every verb; a command opens it."""
+
+    bands: Annotated[
+        str | None, _part("Names of the file's bands in order, '-' to leave one out.")
+    ] = None
+    sensor: Sensor = None
+    pan: Annotated[str | None, _part("Panchromatic file, with --ms instead of a scene.")] = None
+    ms: Annotated[str | None, _part("Multispectral file, sharpened with --pan as it is read.")] = (
+        None
+    )
+    method: Method = None
+    weights: Weights = None
+    coregister: Coregister = False
+    reflectance: Annotated[
+        str | None, _part("auto, or the metadata file: use top-of-atmosphere reflectance.")
+    ] = None
+    add: Annotated[
+        list[str] | None, _part("FILE:name,name: bands of another file. Repeatable.")
+    ] = None
+    dem: Annotated[Path | None, _part("Elevation model (m): bands elevation and slope.")] = None
+    pre: Annotated[Path | None, _part("Scene from before the event: bands pre_*.")] = None
+    aoi: Aoi = None
+    unusable: Unusable = None
+    pixel_size: Annotated[
+        float | None, _part("Resample the scene to this pixel size (m).", callback=_metres)
+    ] = None
+
+    @property
+    def given(self) -> list[str]:
+        """The options that were used, as people write them."""
+        used = [name for name, value in vars(self).items() if value not in (None, False)]
+        return [f"--{name.replace('_', '-')}" for name in used]
+
+    def open(self, scene: str | None, *, unnamed: bool = False) -> StackedScene:
+        """The scene, or the pair, with all that is laid over it."""
+        from landslip.geo.errors import UsageError
+        from landslip.geo.scene import open_scene
+        from landslip.prepare.pansharpen import open_pansharpened
+
+        first: Any = scene
+        if (self.pan is None) != (self.ms is None) or (scene is None) == (self.pan is None):
+            raise UsageError(
+                "Cannot open the scene: name one file, or a pair with --pan and --ms. Correct the "
+                "command."
+            )
+        if self.pan is None or self.ms is None:
+            unused = {"--method", "--weights", "--coregister"} & set(self.given)
+            if unused:
+                raise UsageError(
+                    f"Cannot use {', '.join(sorted(unused))} with one file: they are for pairs. "
+                    "Name --pan and --ms, or leave them out."
+                )
+        else:
+            first = open_pansharpened(
+                self.pan, self.ms, bands=_names(self.bands), sensor=self.sensor,
+                unusable=self.unusable, unnamed=unnamed,
+                options=_sharpening(self.method, self.weights, self.coregister),
+            )  # fmt: skip
+        return open_scene(
+            first, bands=_names(self.bands), sensor=self.sensor, reflectance=self.reflectance,
+            add=self.add or (), dem=self.dem, pre=self.pre, aoi=self.aoi, unusable=self.unusable,
+            pixel_size_m=self.pixel_size, unnamed=unnamed,
+        )  # fmt: skip
+
+
+def _sharpening(
+    method: str | None, weights: str | None, coregister: bool, **more: Any
+) -> SharpenOptions:
+    from landslip.geo.errors import UsageError
+    from landslip.prepare.pansharpen import DEFAULT_METHOD, SharpenOptions
+
+    try:
+        numbers = None if weights is None else tuple(float(part) for part in weights.split(","))
+    except ValueError as error:
+        raise UsageError(
+            f"Cannot use weights '{weights}': expected numbers with commas between, for example "
+            "--weights .2,.3,.3,.2."
+        ) from error
+    return SharpenOptions(
+        method=method or DEFAULT_METHOD, weights=numbers, coregister=coregister, **more
+    )
+
+
+def _takes_scene(command: Callable[..., None]) -> Callable[..., None]:
+    """Put the options of `_Made` in place of a command's parameter `made`."""
+    hints = get_type_hints(_Made, include_extras=True)
+    shared = [
+        inspect.Parameter(
+            each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default,
+            annotation=hints[each.name],
+        )
+        for each in fields(_Made)
+    ]  # fmt: skip
+    own = inspect.signature(command, eval_str=True)
+    kept = [
+        each.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, each in own.parameters.items()
+        if name != "made"
+    ]
+    names = {each.name for each in shared}
+
+    @wraps(command)
+    def run(**values: Any) -> None:
+        made = _Made(**{name: values.pop(name) for name in names})
+        command(made=made, **values)
+
+    run.__signature__ = own.replace(parameters=[*kept, *shared])  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in [*kept, *shared]}
+    return run
+
+
 Checked = Annotated[
     Path | None, typer.Option(help="Polygons inside which everything was inspected.")
 ]
@@ -133,25 +251,6 @@ def _names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(part.strip() for part in text.split(","))
 
 
-def _open(
-    path: str,
-    bands: str | None,
-    sensor: str | None,
-    add: list[str] | None,
-    dem: Path | None,
-    pre: Path | None,
-    aoi: Path | None,
-    unusable: Path | None,
-    pixel_size: float | None = None,
-) -> StackedScene:
-    from landslip.geo.scene import open_scene
-
-    return open_scene(
-        path, bands=_names(bands), sensor=sensor, add=add or (), dem=dem, pre=pre, aoi=aoi,
-        unusable=unusable, pixel_size_m=pixel_size,
-    )  # fmt: skip
-
-
 def _say(made: Any) -> None:
     """Print what was made, unless --quiet; lines are not wrapped, because people copy paths."""
     if logging.getLogger("landslip").isEnabledFor(logging.INFO):
@@ -168,19 +267,17 @@ def _table(title: str, rows: list[tuple[str, str]]) -> Any:
 
 
 @app.command()
+@_takes_scene
 def check(
-    scene: Annotated[str, typer.Argument(help="Scene: any raster that GDAL reads.")],
+    made: _Made,
+    scene: Annotated[str | None, typer.Argument(help="Scene: any raster that GDAL reads.")] = None,
     inventory: Annotated[Path | None, typer.Option(help="Polygons or label raster.")] = None,
     checked: Checked = None,
     positive: Positive = None,
-    bands: Bands = None,
-    sensor: Sensor = None,
-    add: Add = None,
-    dem: Dem = None,
-    pre: Pre = None,
-    aoi: Aoi = None,
-    unusable: Unusable = None,
     out: Annotated[Path | None, typer.Option(help="Picture to write (PNG).")] = None,
+    to_8bit: Annotated[
+        Path | None, typer.Option("--to-8bit", help="GeoTIFF to write, stretched to 8 bit.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -189,24 +286,26 @@ def check(
     Example: landslip check scene.tif --inventory landslides.gpkg --out check.png
     """
     from landslip.geo.errors import BandError
-    from landslip.geo.scene import open_scene
+    from landslip.geo.output import refuse_existing
     from landslip.prepare.check import check_scene
+    from landslip.prepare.scaling import write_eight_bit
 
+    if to_8bit is not None:
+        refuse_existing(to_8bit, overwrite=overwrite)
     try:
-        opened = _open(scene, bands, sensor, add, dem, pre, aoi, unusable)
+        opened = made.open(scene)
     except BandError:
         # Only unnamed bands can be looked at all the same; other faults show again.
-        if bands is not None:
+        if made.bands is not None:
             raise
-        opened = open_scene(
-            scene, sensor=sensor, add=add or (), dem=dem, pre=pre, aoi=aoi, unusable=unusable,
-            unnamed=True,
-        )  # fmt: skip
+        opened = made.open(scene, unnamed=True)
     with closing(opened):
         found = check_scene(
             opened, inventory=inventory, checked=checked, positive=positive, picture=out,
             overwrite=overwrite,
         )  # fmt: skip
+        if to_8bit is not None:
+            write_eight_bit(opened, to_8bit, overwrite=overwrite)
     if json:
         sys.stdout.write(found.to_json() + "\n")
         return
@@ -215,10 +314,67 @@ def check(
         _note(console, warning)
     if out is not None:
         _say(f"Picture: {out}")
+    if to_8bit is not None:
+        _say(f"Stretched to 8 bit: {to_8bit}")
 
 
 @app.command()
+def pansharpen(
+    pan: Annotated[str, typer.Argument(help="Panchromatic file.")],
+    ms: Annotated[str, typer.Argument(help="Multispectral file; all its bands simulate the pan.")],
+    out: Annotated[Path, typer.Option(help="GeoTIFF to write.")],
+    method: Method = None,
+    bands: Annotated[
+        str | None,
+        typer.Option(help="Bands to write; names for all of them where the file has none."),
+    ] = None,
+    sensor: Sensor = None,
+    weights: Weights = None,
+    coregister: Coregister = False,
+    unusable: Annotated[
+        Path | None, typer.Option(help="Cloud, as polygons or raster: not in the statistics.")
+    ] = None,
+    sample: Annotated[
+        float | None, typer.Option(help="Share of the scene for the statistics; default: all.")
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option(help="8bit: stretch between percentiles, as the paper did.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder for quality.json and quality.png.")
+    ] = None,
+    cog: Annotated[bool, typer.Option("--cog", help="Cloud-optimised, with overviews.")] = False,
+    threads: Annotated[int | None, typer.Option(help="Threads; default: all processors.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """One sharp scene from a panchromatic and a multispectral file.
+
+    Example: landslip pansharpen pan.tif ms.tif --bands nir,red,green --out scene.tif
+    """
+    from landslip.geo.output import refuse_existing
+    from landslip.prepare.pansharpen import pansharpen as sharpen
+    from landslip.prepare.quality import sharpen_quality, write_quality
+
+    if report is not None:
+        refuse_existing(report, overwrite=overwrite, marker="quality.json")
+    options = _sharpening(method, weights, coregister, sample=sample, threads=threads)
+    scene = sharpen(
+        pan, ms, out, bands=_names(bands), sensor=sensor, unusable=unusable, options=options,
+        to=to, cog=cog, overwrite=overwrite,
+    )  # fmt: skip
+    with closing(scene):
+        _say(_table(f"{out}", scene.rows()))
+        if report is not None:
+            found = sharpen_quality(scene)
+            write_quality(scene, found, report, overwrite=overwrite)
+            _say(found.table())
+            _say(f"{found.verdict()}. Report: {report}")
+
+
+@app.command()
+@_takes_scene
 def tile(
+    made: _Made,
     scene: Annotated[str | None, typer.Argument(help="Scene to cut.")] = None,
     inventory: Annotated[Path | None, typer.Option(help="Polygons or label raster.")] = None,
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("tiles"),
@@ -234,14 +390,6 @@ def tile(
     from_folder: Annotated[
         Path | None, typer.Option(help="Folder with images/ and masks/ instead of a scene.")
     ] = None,
-    bands: Bands = None,
-    sensor: Sensor = None,
-    add: Add = None,
-    dem: Dem = None,
-    pre: Pre = None,
-    aoi: Aoi = None,
-    unusable: Unusable = None,
-    pixel_size: PixelSize = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Cut a scene and its landslides into tiles to learn from, split by place.
@@ -255,45 +403,43 @@ def tile(
     from landslip.prepare.tiles import make_tiles, tiles_from_folder
 
     if from_folder is not None:
-        names = _names(bands)
+        names, pixel_size = _names(made.bands), made.pixel_size
         if scene is not None or inventory is not None or names is None or pixel_size is None:
             raise UsageError(
                 "Cannot tile from a folder: --from-folder needs --bands and --pixel-size, and "
                 "takes no scene or inventory. Add what is missing."
             )
-        given = {
-            "checked": checked, "positive": positive, "stride": stride, "val": val, "test": test,
-            "gap": gap, "sensor": sensor, "add": add, "dem": dem, "pre": pre, "aoi": aoi,
-            "unusable": unusable,
-        }  # fmt: skip
-        unused = [f"--{name}" for name, value in given.items() if value is not None]
+        own = {"checked": checked, "positive": positive, "stride": stride, "val": val,
+               "test": test, "gap": gap}  # fmt: skip
+        unused = [f"--{name}" for name, value in own.items() if value is not None]
+        unused += [name for name in made.given if name not in ("--bands", "--pixel-size")]
         if unused:
             raise UsageError(
                 f"Cannot tile from a folder with {', '.join(unused)}: the pictures are taken as "
                 "they are. Leave these options out."
             )
-        made = tiles_from_folder(
+        tiles = tiles_from_folder(
             from_folder, out, bands=names, pixel_size_m=pixel_size, seed=seed, overwrite=overwrite
         )
     else:
-        if scene is None or inventory is None:
+        if (scene is None and made.pan is None) or inventory is None:
             raise UsageError(
                 "Cannot tile: a scene and --inventory are needed, or --from-folder. "
                 "See landslip tile --help."
             )
         options = TileOptions(size, stride, split, val, test, gap, seed)
-        with closing(
-            _open(scene, bands, sensor, add, dem, pre, aoi, unusable, pixel_size)
-        ) as opened:
-            made = make_tiles(
+        with closing(made.open(scene)) as opened:
+            tiles = make_tiles(
                 opened, inventory, out, options=options, checked=checked, positive=positive,
                 overwrite=overwrite,
             )  # fmt: skip
-    _say(f"{out}: {made.summary()}")
+    _say(f"{out}: {tiles.summary()}")
 
 
 @app.command()
+@_takes_scene
 def train(
+    made: _Made,
     tiles: Annotated[
         list[Path] | None, typer.Argument(help="Tile sets; or name --scene and --inventory.")
     ] = None,
@@ -330,14 +476,6 @@ def train(
     val: Val = None,
     test: Test = None,
     gap: Gap = None,
-    bands: Bands = None,
-    sensor: Sensor = None,
-    add: Add = None,
-    dem: Dem = None,
-    pre: Pre = None,
-    aoi: Aoi = None,
-    unusable: Unusable = None,
-    pixel_size: PixelSize = None,
     device: Device = "auto",
     precision: Precision = "auto",
     deterministic: Annotated[
@@ -371,19 +509,23 @@ def train(
         seed=seed, start=start, device=device, precision=precision, deterministic=deterministic,
         licence=licence,
     )  # fmt: skip
-    if (scene is None) == (not tiles) or (scene is None) != (inventory is None):
+    from_tiles = scene is None and made.pan is None
+    if from_tiles == (not tiles) or from_tiles != (inventory is None):
         raise UsageError(
-            "Cannot train: name either tile sets, or --scene with --inventory. "
+            "Cannot train: name either tile sets, or --scene (or --pan and --ms) with --inventory. "
             "See landslip train --help."
         )
-    if scene is None:
+    if from_tiles:
+        if made.given:
+            raise UsageError(
+                f"Cannot use {', '.join(made.given)} with tile sets: the tiles are made already. "
+                "Name a --scene, or leave these options out."
+            )
         card = train_model(list(tiles or ()), out, options=options, overwrite=overwrite)
     else:
         assert inventory is not None
         tiling = TileOptions(size, stride, split, val, test, gap, seed)
-        with closing(
-            _open(scene, bands, sensor, add, dem, pre, aoi, unusable, pixel_size)
-        ) as opened:
+        with closing(made.open(scene)) as opened:
             card = train_on_scene(
                 opened, inventory, out, tiling=tiling, checked=checked, positive=positive,
                 options=options, overwrite=overwrite,
@@ -421,6 +563,7 @@ def info(
         ("architecture", f"{card.architecture}, {card.total_parameters:,} weights"),
         ("bands", ", ".join(card.bands)),
         ("scaling", ranges + (" (256 levels)" if card.quantised else "")),
+        ("units, sensor", f"{', '.join(card.units) or 'not known'}; {card.sensor or 'not known'}"),
         ("pixel size", f"{card.pixel_size_m:.3g} m"),
         ("threshold", f"{card.threshold:.3f}"),
         ("halo, stride", f"{card.halo_px} px, {card.stride_px} px"),
@@ -435,10 +578,15 @@ def info(
 
 
 @app.command(name="map")
+@_takes_scene
 def map_(
-    scene: Annotated[str, typer.Argument(help="Scene to map.")],
+    made: _Made,
     model: Annotated[Path, typer.Option(help="Model file.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
+    scene: Annotated[str | None, typer.Argument(help="Scene to map.")] = None,
+    scaling: Annotated[
+        str, typer.Option(help="auto, model or scene: whose range of numbers the model is shown.")
+    ] = "auto",
     threshold: Annotated[
         float | None, typer.Option(help="Probability of a landslide; default: the model's.")
     ] = None,
@@ -449,14 +597,6 @@ def map_(
     as_float: Annotated[
         bool, typer.Option("--float", help="Probabilities in float32 instead of one byte.")
     ] = False,
-    bands: Bands = None,
-    sensor: Sensor = None,
-    add: Add = None,
-    dem: Dem = None,
-    pre: Pre = None,
-    aoi: Aoi = None,
-    unusable: Unusable = None,
-    pixel_size: PixelSize = None,
     device: Device = "auto",
     precision: Precision = "auto",
     overwrite: Overwrite = False,
@@ -464,14 +604,16 @@ def map_(
     """Map the landslides of a scene: probabilities, polygons, what was seen, a picture.
 
     Example: landslip map scene.tif --model event.safetensors --out map/
+
+    Example: landslip map --pan pan.tif --ms ms.tif --model event.safetensors --out map/
     """
     from landslip.mapping.scene_map import MapOptions, map_scene
 
     options = MapOptions(
-        threshold=threshold, outline=outline, min_area_m2=min_area, as_float=as_float,
-        device=device, precision=precision,
+        scaling=scaling, threshold=threshold, outline=outline, min_area_m2=min_area,
+        as_float=as_float, device=device, precision=precision,
     )  # fmt: skip
-    opened = _open(scene, bands, sensor, add, dem, pre, aoi, unusable, pixel_size)
+    opened = made.open(scene)
     found = map_scene(opened, model, out, options=options, overwrite=overwrite)
     # Left open after Ctrl-C: the thread that reads ahead may still be at work, and would crash.
     opened.close()
@@ -564,8 +706,8 @@ def demo(
     scene: Annotated[str | None, typer.Option(help="Your scene instead of the valley.")] = None,
     inventory: Annotated[Path | None, typer.Option(help="Your landslides.")] = None,
     checked: Checked = None,
-    bands: Bands = None,
-    sensor: Sensor = None,
+    bands: Annotated[str | None, typer.Option(help="Names of your scene's bands in order.")] = None,
+    sensor: Annotated[str | None, typer.Option(help="Your scene's sensor.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed makes another valley.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:

@@ -81,15 +81,22 @@ _LANDSAT_OLI = {
     "B1": "coastal", "B2": "blue", "B3": "green", "B4": "red", "B5": "nir", "B6": "swir1",
     "B7": "swir2", "B8": "pan", "B9": "cirrus", "B10": "thermal", "B11": "thermal2",
 }  # fmt: skip
+_WORLDVIEW = {
+    "B1": "coastal", "B2": "blue", "B3": "green", "B4": "yellow", "B5": "red", "B6": "red_edge",
+    "B7": "nir", "B8": "nir2",
+}  # fmt: skip
 
 SENSORS: dict[str, dict[str, str]] = {
+    "geoeye-1": {"B1": "blue", "B2": "green", "B3": "red", "B4": "nir"},
     "landsat-5": _LANDSAT_TM,
     "landsat-7": _LANDSAT_TM,
     "landsat-8": _LANDSAT_OLI,
     "landsat-9": _LANDSAT_OLI,
     "sentinel-2": _SENTINEL_2,
+    "worldview-2": _WORLDVIEW,
+    "worldview-3": _WORLDVIEW,
 }
-"""Names of numbered bands. Source: the USGS and ESA product guides."""
+"""Names of numbered bands. Source: the product guides of USGS, ESA and DigitalGlobe."""
 
 _NUMBER = re.compile(r"^(?:b|band)?[ _-]?0*(\d{1,2})(a?)$", re.IGNORECASE)
 _ALIASES = {
@@ -137,6 +144,12 @@ def _index_of(name: str) -> tuple[Index, str] | None:
     prefix = "pre_" if name.startswith("pre_") else ""
     index = INDICES.get(name.removeprefix(prefix))
     return None if index is None else (index, prefix)
+
+
+def unit_of_index(name: str) -> str:
+    """Unit of an index by its name, `pre_ndvi` as `ndvi`; empty for a name that is none."""
+    found = _index_of(name)
+    return "" if found is None else found[0].unit
 
 
 def sources_of(wanted: Iterable[str], available: Sequence[str]) -> tuple[str, ...]:

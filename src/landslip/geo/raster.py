@@ -17,7 +17,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.dtypes import in_dtype_range
-from rasterio.enums import ColorInterp, Resampling
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform
@@ -28,6 +28,10 @@ from landslip.geo.errors import BandError, RasterError, UsageError
 from landslip.geo.grid import Grid, Window
 from landslip.geo.windows import reflected_indices
 
+DIGITAL = "digital number"
+"""Unit of bands whose file states none."""
+SENSOR_TAG = "LANDSLIP_SENSOR"
+"""Tag of files whose sensor is known."""
 WARP_TOLERANCE_PX = 1e-9
 """Exact positions (the default of GDAL, an eighth of a pixel, gives differences of 11 DN)."""
 
@@ -142,6 +146,7 @@ class FileScene:
         *,
         grid: Grid | None = None,
         resampling: Resampling = Resampling.bilinear,
+        as_float: bool = False,
     ) -> None:
         """Use `FileScene.open` unless the names of the bands are known.
 
@@ -150,14 +155,22 @@ class FileScene:
             names: Band name -> band number in the file (from 1).
             grid: Grid to give the pixels on; None for the file's own.
             resampling: How pixels are warped to `grid`.
+            as_float: Warp into float32 instead of rounding to the type of the file.
         """
         self.path = path
-        self._names = names
+        self.numbers = names
         with open_dataset(path) as dataset:
             self._own_grid = grid_of(dataset)
-            self.dtype: str = np.result_type(*dataset.dtypes).name
+            self.dtype: str = "float32" if as_float else np.result_type(*dataset.dtypes).name
+            self.nodata: float | None = dataset.nodata
+            self.units = tuple(dataset.units[number - 1] or DIGITAL for number in names.values())
+            self.always_valid = all(
+                flags == [MaskFlags.all_valid] for flags in dataset.mask_flag_enums
+            )
+            self.sensor = str(dataset.tags().get(SENSOR_TAG, ""))
         self._grid = grid or self._own_grid
         self._resampling = resampling
+        self._as_float = as_float
         self._handles = threading.local()
         self._open: list[Any] = []
         if self._grid != self._own_grid and (self._grid.crs is None) != (
@@ -232,13 +245,17 @@ class FileScene:
     @property
     def bands(self) -> tuple[str, ...]:
         """Names of the bands, in the order of the file."""
-        return tuple(self._names)
+        return tuple(self.numbers)
+
+    def laid_over(self, grid: Grid, resampling: Resampling) -> Self:
+        """The same bands on another grid, in float32."""
+        return type(self)(self.path, self.numbers, grid=grid, resampling=resampling, as_float=True)
 
     def read(self, window: Window, bands: Sequence[str]) -> Raster:
         """The pixels of one window; not valid are nodata, alpha 0, masked and NaN pixels."""
         require_inside(window, self.grid)
         stored = sources_of(bands, self.bands)
-        numbers = [self._names[name] for name in stored]
+        numbers = [self.numbers[name] for name in stored]
         box = rasterio_window(window)
         with plain_read_errors(self.path):
             dataset = self._dataset()
@@ -261,7 +278,8 @@ class FileScene:
             dataset = open_dataset(self.path)
             self._open.append(dataset)
             if self._grid != self._own_grid:
-                dataset = _warped(dataset, self._grid, self._resampling)
+                dtype = "float32" if self._as_float else None
+                dataset = _warped(dataset, self._grid, self._resampling, dtype)
                 self._open.append(dataset)
             self._handles.dataset = dataset
         return self._handles.dataset
@@ -273,7 +291,7 @@ class FileScene:
         self._handles = threading.local()
 
 
-def _warped(dataset: Any, grid: Grid, resampling: Resampling) -> WarpedVRT:
+def _warped(dataset: Any, grid: Grid, resampling: Resampling, dtype: str | None) -> WarpedVRT:
     nodata = dataset.nodata
     if nodata is not None and in_dtype_range(nodata, dataset.dtypes[0]):
         # Band by band, as unwarped; an added alpha would make GDAL forget nodata altogether.
@@ -289,6 +307,7 @@ def _warped(dataset: Any, grid: Grid, resampling: Resampling) -> WarpedVRT:
         height=grid.height,
         width=grid.width,
         resampling=resampling,
+        dtype=dtype,
         tolerance=WARP_TOLERANCE_PX,
         **validity,
         **_warp_scale(grid_of(dataset), grid),
@@ -450,6 +469,7 @@ def create_raster(
     bands: Sequence[str],
     dtype: str,
     nodata: float | None = None,
+    units: Sequence[str] = (),
     options: Mapping[str, str | int] | None = None,
 ) -> Iterator[Any]:
     """Open a tiled, compressed GeoTIFF for writing window by window.
@@ -460,6 +480,7 @@ def create_raster(
         bands: Descriptions of the bands.
         dtype: Type of the pixels.
         nodata: Declared nodata value.
+        units: Units of the bands; empty where they are digital numbers.
         options: More creation options of GDAL's GTiff driver.
     """
     profile: dict[str, Any] = {
@@ -484,6 +505,9 @@ def create_raster(
         with rasterio.open(path, "w", **(profile | dict(options or {}))) as dataset:
             for number, name in enumerate(bands, 1):
                 dataset.set_band_description(number, name)
+            for number, unit in enumerate(units, 1):
+                if unit != DIGITAL:
+                    dataset.set_band_unit(number, unit)
             yield dataset
 
 

@@ -87,6 +87,9 @@ class TerrainScene:
     model's own grid (only the part under the target grid), and warped from there.
     """
 
+    dtype = "float32"
+    units: tuple[str, ...] = ("m", "deg")
+
     def __init__(self, path: str, grid: Grid) -> None:
         """Open an elevation model in metres; its first band is read.
 

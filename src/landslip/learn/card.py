@@ -53,6 +53,13 @@ class ModelCard(BaseModel):
     """Bands that may be missing."""
     scaling: tuple[tuple[str, float, float], ...]
     """(band, low, high): low becomes 0, high becomes 1."""
+    percentiles: tuple[tuple[str, float, float], ...] = ()
+    """(band, low, high): percentiles 0.5 and 99.5 of the usable ground that was learnt from; empty
+    where they were not measured."""
+    units: tuple[str, ...] = ()
+    """Units of `bands`: digital number, reflectance, m, deg, ...; empty where not known."""
+    sensor: str = ""
+    """Sensor of the ground, as in `--sensor`; empty where not known."""
     quantised: bool = False
     """Scaled values are rounded to 256 levels."""
     pixel_size_m: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -85,6 +92,13 @@ class ModelCard(BaseModel):
             raise ValueError("scaling names other bands than bands, or another order")
         if not all(-math.inf < low < high < math.inf for _, low, high in self.scaling):
             raise ValueError("scaling needs finite low < high")
+        measured = tuple(band for band, _, _ in self.percentiles)
+        if measured and measured != self.bands:
+            raise ValueError("percentiles names other bands than bands, or another order")
+        if not all(-math.inf < low < high < math.inf for _, low, high in self.percentiles):
+            raise ValueError("percentiles needs finite low < high")
+        if self.units and len(self.units) != len(self.bands):
+            raise ValueError(f"units has {len(self.units)} entries for {len(self.bands)} bands")
         return self
 
     @property
@@ -179,7 +193,8 @@ def _refuse_other_files(path: Path) -> None:
     size = path.stat().st_size
     if len(head) == 9 and head[8:] == b"{" and struct.unpack("<Q", head[:8])[0] + 8 <= size:
         return
-    if head[:2] == b"PK" or head[:1] == b"\x80":
+    # The length of a header may begin as pickles do; a brace tells where a header follows.
+    if len(head) == 9 and head[8:] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80"):
         raise ModelError(
             f"Cannot open model {path}: it is a pickle, which can run any code, and pickles are "
             "never loaded. The paper authors' checkpoints are read by landslip convert."

@@ -17,6 +17,7 @@ from torch import nn
 
 from landslip.geo.output import require_same, whole_file
 from landslip.learn.card import write_safetensors
+from landslip.prepare.scaling import Ranges
 
 log = logging.getLogger(__name__)
 
@@ -72,10 +73,10 @@ class TrainState:
 class Checkpoint:
     """The folder of an unfinished training. Every save replaces the last one at once."""
 
-    def __init__(self, folder: Path, scaling: tuple[tuple[str, float, float], ...] | None) -> None:
+    def __init__(self, folder: Path, percentiles: Ranges | None) -> None:
         """Use `Checkpoint.open`."""
         self.folder = folder
-        self.scaling = scaling
+        self.percentiles = percentiles
 
     @classmethod
     def open(cls, folder: Path, fingerprint: dict[str, Any]) -> Self:
@@ -92,26 +93,26 @@ class Checkpoint:
         else:
             with whole_file(record, overwrite=True) as partial:
                 partial.write_text(json.dumps(asked, indent=1), encoding="utf-8")
-        kept = folder / "scaling.json"
-        scaling = None
+        kept = folder / "percentiles.json"
+        percentiles = None
         if kept.exists():
             read = json.loads(kept.read_text(encoding="utf-8"))
-            scaling = tuple((str(band), float(low), float(high)) for band, low, high in read)
-        return cls(folder, scaling)
+            percentiles = tuple((str(band), float(low), float(high)) for band, low, high in read)
+        return cls(folder, percentiles)
 
     @staticmethod
     def forget_empty(folder: Path) -> None:
         """Remove the options of a training that has saved nothing."""
         if not (folder / "checkpoint.safetensors").exists():
-            for name in ("options.json", "scaling.json"):
+            for name in ("options.json", "percentiles.json"):
                 (folder / name).unlink(missing_ok=True)
             if not any(folder.iterdir()):
                 folder.rmdir()
 
-    def keep_scaling(self, ranges: tuple[tuple[str, float, float], ...]) -> None:
-        """Store the scaling, so that it is measured once."""
-        with whole_file(self.folder / "scaling.json", overwrite=True) as partial:
-            partial.write_text(json.dumps(ranges), encoding="utf-8")
+    def keep_percentiles(self, percentiles: Ranges) -> None:
+        """Store what was measured of the ground, so that it is measured once."""
+        with whole_file(self.folder / "percentiles.json", overwrite=True) as partial:
+            partial.write_text(json.dumps(percentiles), encoding="utf-8")
 
     def save(
         self,

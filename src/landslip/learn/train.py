@@ -18,11 +18,12 @@ from torch import nn
 from landslip import __version__
 from landslip.assess.pictures import write_pr_curve
 from landslip.assess.scores import Counts, ScoreHistogram
+from landslip.geo.bands import unit_of_index
 from landslip.geo.errors import DataError, ModelError, OutputError, TileSetError, UsageError
 from landslip.geo.interruption import Interruption
 from landslip.geo.output import plain_write_errors, refuse_existing, require_same, whole_file
 from landslip.geo.progress import duration, track
-from landslip.geo.scene import SceneLike, StackedScene, as_scene
+from landslip.geo.scene import SceneLike, SourceFile, as_scene
 from landslip.learn.batches import TrainingGround, default_crop
 from landslip.learn.card import ModelCard, load_model, parameter_count, save_model
 from landslip.learn.checkpoint import Checkpoint, EpochRow, TrainState
@@ -31,7 +32,7 @@ from landslip.learn.losses import LOSSES
 from landslip.learn.models import build_model, model_entry
 from landslip.learn.predict import score_tiles
 from landslip.learn.recipes import Recipe, recipe_named
-from landslip.prepare.scaling import Scaling, measure_scaling
+from landslip.prepare.scaling import Ranges, Scaling, measure_percentiles, scaling_of
 from landslip.prepare.split import SPLITS, TileOptions
 from landslip.prepare.tiles import Tile, TileSet, make_tiles, require_alike
 
@@ -140,9 +141,9 @@ def train_on_scene(
     partial = out.with_name(f"{out.name}.partial")
     tiling = tiling or TileOptions()
     opened = as_scene(scene)
-    sources = opened.sources if isinstance(opened, StackedScene) else ()
+    sources: Sequence[SourceFile] = getattr(opened, "sources", ())
     asked = {
-        "scene": [[source.role, source.path, list(source.bands)] for source in sources],
+        "scene": [[each.role, each.path, list(each.bands), each.settings] for each in sources],
         "pixel_size_m": opened.grid.pixel_size_m,
         "inventory": str(inventory),
         "checked": str(checked),
@@ -219,9 +220,10 @@ class _Training:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
         checkpoint = Checkpoint.open(self.partial, self._fingerprint())
+        percentiles = self._measured(checkpoint)
         ground = TrainingGround(
             self.train_tiles,
-            self._scaling(checkpoint),
+            self._scaling(percentiles),
             options.crop or default_crop([tile for _, tile in self.train_tiles]),
             recipe.quarter_turns,
             options.seed,
@@ -300,7 +302,7 @@ class _Training:
         # Describe the best weights, and write them under their final name.
         checkpoint.load_best(network)
         validation = self._score(network, ground.scaling, self.validation_tiles)
-        card = self._card(out, network, ground, state, validation)
+        card = self._card(out, network, ground, percentiles, state, validation)
         checkpoint.write_history(out, state.history, state.best_epoch)
         if card.pr_curve:
             with whole_file(out.with_suffix(".pr.png"), overwrite=True) as path:
@@ -308,17 +310,43 @@ class _Training:
         save_model(out, network, card, overwrite=overwrite)
         return card
 
-    def _scaling(self, checkpoint: Checkpoint) -> Scaling:
-        """Pooled over the training tiles of all sets; measured once."""
-        if checkpoint.scaling is not None:
-            return Scaling(checkpoint.scaling, self.recipe.quantised)
-        tiles = track(self.train_tiles, total=len(self.train_tiles), what="Measuring the bands")
-        rasters = (tile_set.read(tile, self.bands)[0] for tile_set, tile in tiles)
-        scaling = measure_scaling(
-            rasters, self.bands, count=len(self.train_tiles), quantised=self.recipe.quantised
-        )
-        checkpoint.keep_scaling(scaling.ranges)
-        return scaling
+    def _measured(self, checkpoint: Checkpoint) -> Ranges:
+        """Percentiles of the ground, measured once: of whole scenes, and of tiles where none are.
+
+        Several scenes give the range that spans theirs.
+        """
+        if checkpoint.percentiles is not None:
+            return checkpoint.percentiles
+        stored = [{band: (low, high) for band, low, high in each.percentiles}
+                  for each in self.tile_sets]  # fmt: skip
+        found = {
+            band: (min(each[band][0] for each in stored), max(each[band][1] for each in stored))
+            for band in self.bands
+            if all(band in each for each in stored)
+        }
+        left = [band for band in self.bands if band not in found]
+        if left:
+            count = len(self.train_tiles)
+            tiles = track(self.train_tiles, total=count, what="Measuring the bands")
+            rasters = (tile_set.read(tile, left)[0] for tile_set, tile in tiles)
+            measured = measure_percentiles(rasters, left, count)
+            found |= {band: (low, high) for band, low, high in measured}
+        percentiles = tuple((band, *found[band]) for band in self.bands)
+        checkpoint.keep_percentiles(percentiles)
+        return percentiles
+
+    def _scaling(self, percentiles: Ranges) -> Scaling:
+        first = self.tile_sets[0]
+        stretched = first.bands if first.dtype == "uint8" else ()
+        return scaling_of(percentiles, eight_bit=stretched, quantised=self.recipe.quantised)
+
+    def _units(self) -> tuple[str, ...]:
+        """Units of the bands; empty where a tile set does not know its own."""
+        first = self.tile_sets[0]
+        if not all(each.units for each in self.tile_sets):
+            return ()
+        stored = dict(zip(first.bands, first.units, strict=True))
+        return tuple(stored.get(band) or unit_of_index(band) for band in self.bands)
 
     def _first_network(self, scaling: Scaling) -> nn.Module:
         torch.manual_seed(self.options.seed)
@@ -369,6 +397,7 @@ class _Training:
         out: Path,
         network: nn.Module,
         ground: TrainingGround,
+        percentiles: Ranges,
         state: TrainState,
         validation: ScoreHistogram,
     ) -> ModelCard:
@@ -394,6 +423,10 @@ class _Training:
             total_parameters=parameter_count(network),
             bands=tuple(self.bands),
             scaling=ground.scaling.ranges,
+            # Of bands that are one value everywhere (8-bit, say) there is nothing to match.
+            percentiles=percentiles if all(low < high for _, low, high in percentiles) else (),
+            units=self._units(),
+            sensor=", ".join(sorted({each.sensor for each in self.tile_sets} - {""})),
             quantised=ground.scaling.quantised,
             pixel_size_m=self.tile_sets[0].pixel_size_m,
             threshold=threshold,

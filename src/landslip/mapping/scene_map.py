@@ -59,6 +59,8 @@ from landslip.mapping.outlines import (
     strip_windows,
     to_crs,
 )
+from landslip.mapping.radiometry import choose_scaling
+from landslip.prepare.scaling import Scaling
 from landslip.prepare.tiles import PIXEL_SIZE_RATIOS
 
 if TYPE_CHECKING:
@@ -68,8 +70,6 @@ log = logging.getLogger(__name__)
 
 CORE_PX = 512
 """Rows and columns of the part of a window that is kept."""
-CLIPPED_SHARE = 0.25
-"""Share of pixels outside the model's range in a band above which radiometry is questioned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +80,8 @@ class MapOptions:
     """Probability from which ground counts as landslide; None: the card's."""
     outline: str = "contour"
     """`contour` (smooth, sub-pixel) or `pixels` (along pixel edges)."""
+    scaling: str = "auto"
+    """`model`, `scene` or `auto`: whose numbers the network is shown (`choose_scaling`)."""
     min_area_m2: float = 0.0
     """Smaller polygons are left out (m2); the raster keeps them."""
     as_float: bool = False
@@ -150,7 +152,7 @@ def map_scene(
     threshold = card.threshold if options.threshold is None else options.threshold
     if not 0 < threshold <= 1:
         raise DataError(f"Cannot map at threshold {threshold:g}: it must lie between 0 and 1.")
-    _say_radiometry(opened, card)
+    chosen = choose_scaling(opened, card, options.scaling)
     if opened.grid.crs is None:
         log.warning("the scene has no coordinate reference system: polygons carry no position")
     compute = Compute.choose(options.device, options.precision)
@@ -158,7 +160,8 @@ def map_scene(
     height, width = opened.grid.shape
     require_space(out, height * width * (10 if options.as_float else 4))
     with whole_folder(out, "run.json", overwrite=overwrite) as folder:
-        observed = _write_probability(folder, opened, card, network, compute, options, threshold)
+        windows = mapped_windows(opened, card, network, compute, options.core_px, chosen.scaling)
+        observed = _write_probability(folder, opened.grid, windows, card, options, threshold)
         if not observed:
             raise DataError(
                 "Cannot map: no pixel of the scene is usable. Check nodata, --aoi and --unusable "
@@ -183,6 +186,7 @@ def map_scene(
             float(ground["observed"]["area_m2"].sum()) / 1e6, threshold, seconds,
         )  # fmt: skip
         record = _run_record(opened, model, card, compute, options, summary)
+        record["scaling"] = chosen.record()
         (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     log.info(
         "%s: %d landslides, %.0f m2, on %.3f km2 of observed ground in %s",
@@ -211,34 +215,11 @@ def _require_fitting(scene: Scene, card: ModelCard) -> None:
         )
 
 
-def _say_radiometry(scene: Scene, card: ModelCard) -> None:
-    """Warn where many pixels of the scene lie outside what the model has seen."""
-    windows = list(cover(scene.grid, 256))
-    sampled = windows[:: max(len(windows) // 16, 1)]
-    pixels = [
-        raster.values[:, raster.valid][:, ::7].astype(np.float32)
-        for raster in (scene.read(window, card.bands) for window in sampled)
-    ]
-    pooled = np.concatenate(pixels, axis=1)
-    if not pooled.shape[1]:
-        return
-    for (band, low, high), values in zip(card.scaling, pooled, strict=True):
-        outside = float(((values < low) | (values > high)).mean())
-        spread = np.percentile(values, [2, 98])
-        if outside > CLIPPED_SHARE or spread[1] - spread[0] < 0.1 * (high - low):
-            log.warning(
-                "band %s: the model learnt %g to %g, the scene holds %g to %g (%.0f %% outside): "
-                "the radiometry differs, so use imagery processed alike, or train on this scene",
-                band, low, high, spread[0], spread[1], 100 * outside,
-            )  # fmt: skip
-
-
 def _write_probability(
     folder: Path,
-    scene: Scene,
+    grid: Grid,
+    mapped: MappedWindows,
     card: ModelCard,
-    network: nn.Module,
-    compute: Compute,
     options: MapOptions,
     threshold: float,
 ) -> int:
@@ -249,9 +230,9 @@ def _write_probability(
     with (
         Interruption() as interruption,
         # Closed before the scene is: a reader in another thread must not outlive its file.
-        closing(mapped_windows(scene, card, network, compute, options.core_px)) as windows,
-        create_raster(raw, scene.grid, bands=["probability"], dtype=dtype, nodata=nodata) as out,
-        create_raster(folder / "ground.tif", scene.grid, bands=["ground"], dtype="uint8") as ground,
+        closing(mapped) as windows,
+        create_raster(raw, grid, bands=["probability"], dtype=dtype, nodata=nodata) as out,
+        create_raster(folder / "ground.tif", grid, bands=["ground"], dtype="uint8") as ground,
     ):
         for window, scores, codes in windows:
             box = rasterio_window(window)
@@ -277,9 +258,18 @@ def _write_probability(
     return observed
 
 
+MappedWindows = Generator[tuple[Window, NDArray[np.float32], NDArray[np.uint8]], None, None]
+"""Windows with their probabilities (H, W) and ground codes (H, W)."""
+
+
 def mapped_windows(
-    scene: Scene, card: ModelCard, network: nn.Module, compute: Compute, core_px: int
-) -> Generator[tuple[Window, NDArray[np.float32], NDArray[np.uint8]], None, None]:
+    scene: Scene,
+    card: ModelCard,
+    network: nn.Module,
+    compute: Compute,
+    core_px: int,
+    scaling: Scaling,
+) -> MappedWindows:
     """Every window of a scene with its probabilities (H, W) and ground codes (H, W).
 
     Windows are all of one size, begin at multiples of the model's stride, and overlap by its halo;
@@ -290,7 +280,6 @@ def mapped_windows(
     longest = max(scene.grid.shape)
     core = -(-min(core_px, longest) // stride) * stride
     windows = list(cover(scene.grid, core))
-    scaling = card.scaling_of_bands
 
     def read(window: Window) -> tuple[Raster | None, NDArray[np.uint8]]:
         codes = (

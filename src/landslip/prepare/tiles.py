@@ -37,6 +37,7 @@ from landslip.geo.raster import (
     plain_read_errors,
 )
 from landslip.geo.scene import SceneLike, as_scene, source_records
+from landslip.prepare.scaling import Ranges, measure_scene, units_of
 from landslip.prepare.split import (
     SPLITS,
     TileOptions,
@@ -104,6 +105,12 @@ class TileSet:
     """Type of the raw values."""
     sources: tuple[dict[str, Any], ...]
     """Files that the tiles come from, with their hashes."""
+    percentiles: Ranges = ()
+    """Percentiles 0.5 and 99.5 of the scene's usable ground, by band; empty without a scene."""
+    units: tuple[str, ...] = ()
+    """Units of `bands`; empty where they are not known."""
+    sensor: str = ""
+    """Sensor of the scene; empty where it is not known."""
 
     @classmethod
     def open(cls, folder: str | Path) -> TileSet:
@@ -118,7 +125,8 @@ class TileSet:
 
         folder = Path(folder)
         try:
-            head = json.loads((folder / "tileset.json").read_text(encoding="utf-8"))
+            head: dict[str, Any] = {"percentiles": (), "units": (), "sensor": ""}
+            head |= json.loads((folder / "tileset.json").read_text(encoding="utf-8"))
             rows = pyogrio.read_dataframe(folder / "tiles.gpkg", read_geometry=False)
             version = str(head["format_version"])
             if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
@@ -134,6 +142,8 @@ class TileSet:
             return cls(
                 folder, tiles, tuple(head["bands"]), float(head["pixel_size_m"]), head["crs"],
                 head["dtype"], tuple(head["sources"]),
+                tuple((str(b), float(low), float(high)) for b, low, high in head["percentiles"]),
+                tuple(head["units"]), str(head["sensor"]),
             )  # fmt: skip
         except TileSetError:
             raise
@@ -256,7 +266,12 @@ def make_tiles(
         sources.append({"role": "inventory", **fingerprint(str(inventory).partition("|")[0])})
         if checked is not None:
             sources.append({"role": "checked", **fingerprint(str(checked).partition("|")[0])})
-        _write_index(folder, tiles, opened.grid, opened.bands, sources)
+        radiometry = {
+            "percentiles": measure_scene(opened, opened.bands),
+            "units": units_of(opened, opened.bands),
+            "sensor": getattr(opened, "sensor", ""),
+        }
+        _write_index(folder, tiles, opened.grid, opened.bands, sources, radiometry=radiometry)
         from landslip.prepare.pictures import write_split_picture
 
         polygons: Polygons | None = getattr(labels, "polygons", None)
@@ -350,7 +365,9 @@ def _write_index(
     grid: Grid | None,
     bands: Sequence[str],
     sources: Iterable[dict[str, Any]],
+    *,
     pixel_size_m: float | None = None,
+    radiometry: dict[str, Any] | None = None,
 ) -> None:
     import geopandas as gpd
 
@@ -372,6 +389,7 @@ def _write_index(
         "crs": "" if grid is None or grid.crs is None else grid.crs.to_string(),
         "dtype": dtype,
         "sources": list(sources),
+        **(radiometry or {}),
     }
     (folder / "tileset.json").write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
 
@@ -425,7 +443,7 @@ def tiles_from_folder(
             tiles.append(_write_pair(partial, Path(file).stem, split, raster, labels))
         _require_labelled(tiles, str(folder))
         sources = [{"role": "folder", "path": str(folder)}]
-        _write_index(partial, tiles, None, names, sources, pixel_size_m)
+        _write_index(partial, tiles, None, names, sources, pixel_size_m=pixel_size_m)
     tile_set = TileSet.open(out)
     log.info("%s: %s", out, tile_set.summary())
     return tile_set
@@ -539,7 +557,7 @@ def require_alike(tile_sets: Sequence[TileSet], bands: Sequence[str] | None = No
 
     Raises:
         BandError: Bands differ, or one of `bands` is missing.
-        TileSetError: Pixel sizes differ by more than a quarter.
+        TileSetError: Pixel sizes differ by more than a quarter, or units or types do.
     """
     first = tile_sets[0]
     for each in tile_sets:
@@ -559,6 +577,30 @@ def require_alike(tile_sets: Sequence[TileSet], bands: Sequence[str] | None = No
                 f"{first.pixel_size_m:.3g} m and {other.pixel_size_m:.3g} m. Resample one with "
                 "landslip tile --pixel-size."
             )
+        _require_same_radiometry(first, other)
+
+
+def _require_same_radiometry(first: TileSet, other: TileSet) -> None:
+    both = f"Cannot train on {first.folder} and {other.folder} together"
+    if (first.dtype == "uint8") != (other.dtype == "uint8"):
+        raise TileSetError(
+            f"{both}: the pixels are {first.dtype} and {other.dtype}, so one was stretched to "
+            "8 bit. Train on one kind, or convert it to one."
+        )
+    if not first.units or not other.units:
+        return
+    mine, theirs = (dict(zip(each.bands, each.units, strict=True)) for each in (first, other))
+    for band in set(mine) & set(theirs):
+        if mine[band] != theirs[band]:
+            raise TileSetError(
+                f"{both}: {band} is in {mine[band]} and in {theirs[band]}. Tile both with "
+                "--reflectance, or both without."
+            )
+    if first.sensor and other.sensor and first.sensor != other.sensor:
+        log.warning(
+            "%s is of %s, %s of %s: one range of numbers serves both",
+            first.folder, first.sensor, other.folder, other.sensor,
+        )  # fmt: skip
 
 
 def crs_of(tile_set: TileSet) -> CRS | None:
