@@ -93,3 +93,102 @@ def pooled(
         for col, value in zip(col_bins, values, strict=True):
             shown[row][col] = max(shown[row][col], value, key=order.index)
     return shown
+
+
+def cubic_at(plane: NDArray[np.float64], row: float, col: float) -> float:
+    """Cubic convolution (Keys, a = -1/2) at a position in pixels, (0.5, 0.5) the first middle.
+
+    What lies beyond the edge is left out, and the weights that remain are made to sum to 1.
+    """
+
+    def kernel(distance: float) -> float:
+        t = abs(distance)
+        if t <= 1:
+            return 1.5 * t**3 - 2.5 * t**2 + 1
+        return -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2 if t < 2 else 0.0
+
+    total = weight = 0.0
+    for r in range(plane.shape[0]):
+        for c in range(plane.shape[1]):
+            share = kernel(row - (r + 0.5)) * kernel(col - (c + 0.5))
+            total += share * plane[r, c]
+            weight += share
+    return total / weight
+
+
+def full_gram_schmidt(
+    bands: NDArray[np.float64],
+    pan: NDArray[np.float64],
+    weights: Sequence[float],
+    upsampled: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Gram-Schmidt pansharpening step by step, as US patent 6,011,875 has it.
+
+    The simulated pan comes first; every band is made orthogonal to all before it; the pan, matched
+    in mean and standard deviation, takes the first place; then everything is turned back.
+
+    Args:
+        bands: Shape (C, n), coarse pixels.
+        pan: Shape (N,), fine pixels.
+        weights: Of the bands in the simulated pan.
+        upsampled: The bands at the fine pixels, shape (C, N), by any linear interpolation.
+
+    Returns:
+        Shape (C, N).
+    """
+    simulated = sum(w * band for w, band in zip(weights, bands, strict=True))
+    fine_simulated = sum(w * band for w, band in zip(weights, upsampled, strict=True))
+    coarse = [simulated - simulated.mean()]
+    fine = [fine_simulated - simulated.mean()]
+    factors: list[list[float]] = []
+    for band, fine_band in zip(bands, upsampled, strict=True):
+        centred, fine_centred = band - band.mean(), fine_band - band.mean()
+        own = []
+        for component in coarse:
+            norm = float((component * component).mean())
+            # The last component is nothing where the bands depend on those before.
+            usable = norm > 1e-12 * float((simulated**2).mean())
+            own.append(float((centred * component).mean()) / norm if usable else 0.0)
+        factors.append(own)
+        coarse.append(centred - sum(f * part for f, part in zip(own, coarse, strict=True)))
+        fine.append(fine_centred - sum(f * part for f, part in zip(own, fine, strict=True)))
+    fine[0] = (pan - pan.mean()) * (simulated.std() / pan.std())
+    sharpened = []
+    for number, (band, own) in enumerate(zip(bands, factors, strict=True), 1):
+        back = fine[number] + sum(f * part for f, part in zip(own, fine, strict=False))
+        sharpened.append(back + band.mean())
+    return np.array(sharpened)
+
+
+def ergas(image: NDArray[np.float64], truth: NDArray[np.float64], ratio: float) -> float:
+    """Wald 2000, for images (C, H, W)."""
+    total = 0.0
+    for mine, theirs in zip(image, truth, strict=True):
+        rmse = math.sqrt(float(((mine - theirs) ** 2).mean()))
+        total += (rmse / float(theirs.mean())) ** 2
+    return 100 / ratio * math.sqrt(total / len(image))
+
+
+def spectral_angle_deg(image: NDArray[np.float64], truth: NDArray[np.float64]) -> float:
+    """Mean angle between spectra, pixel by pixel; pixels without a spectrum are left out."""
+    angles = []
+    for mine, theirs in zip(image.reshape(len(image), -1).T, truth.reshape(len(truth), -1).T,
+                            strict=True):  # fmt: skip
+        norm = math.sqrt(float(mine @ mine)) * math.sqrt(float(theirs @ theirs))
+        if norm > 0:
+            angles.append(math.acos(min(max(float(mine @ theirs) / norm, -1), 1)))
+    return math.degrees(sum(angles) / len(angles))
+
+
+def universal_index(mine: NDArray[np.float64], theirs: NDArray[np.float64], side: int) -> float:
+    """Wang and Bovik 2002, mean over whole squares of `side` px of two planes."""
+    found = []
+    for row in range(0, mine.shape[0] - side + 1, side):
+        for col in range(0, mine.shape[1] - side + 1, side):
+            x = mine[row : row + side, col : col + side].ravel()
+            y = theirs[row : row + side, col : col + side].ravel()
+            covariance = float(((x - x.mean()) * (y - y.mean())).mean())
+            divisor = float((x.var() + y.var()) * (x.mean() ** 2 + y.mean() ** 2))
+            if divisor > 0:
+                found.append(4 * covariance * float(x.mean() * y.mean()) / divisor)
+    return sum(found) / len(found)

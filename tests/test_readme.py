@@ -49,12 +49,13 @@ def test_commands_on_the_valley_work_as_typed(
     frame.to_file(tmp_path / "demo" / "unseen.gpkg")
     monkeypatch.chdir(tmp_path)
     ran = [command for command in COMMANDS if any("demo/input" in word for word in command)]
-    assert [command[0] for command in ran] == ["train", "map", "evaluate"]
+    assert [command[0] for command in ran] == ["pansharpen", "train", "map", "evaluate"]
     for command in ran:
         monkeypatch.setattr("sys.argv", ["landslip", "-q", *command])
         with pytest.raises(SystemExit) as stopped:
             cli.main()
         assert stopped.value.code == 0
+    assert (tmp_path / "sharp-quality" / "quality.png").exists()
     assert (tmp_path / "valley-map" / "landslides.gpkg").exists()
     assert (tmp_path / "valley-scores" / "scores.json").exists()
 

@@ -37,6 +37,14 @@ if TYPE_CHECKING:
     from landslip.learn.train import TrainOptions, train_model, train_on_scene
     from landslip.mapping.scene_map import MapOptions, MapResult, map_scene
     from landslip.prepare.check import SceneCheck, check_scene
+    from landslip.prepare.pansharpen import (
+        PansharpenedScene,
+        SharpenOptions,
+        open_pansharpened,
+        pansharpen,
+    )
+    from landslip.prepare.quality import SharpenQuality, sharpen_quality
+    from landslip.prepare.scaling import write_eight_bit
     from landslip.prepare.split import TileOptions
     from landslip.prepare.tiles import Tile, TileSet, make_tiles, tiles_from_folder
     from landslip.samples.synthetic import make_valley, write_valley
@@ -55,12 +63,15 @@ _HOME = {
     "ModelCard": "learn.card",
     "ModelError": "geo.errors",
     "OutputError": "geo.errors",
+    "PansharpenedScene": "prepare.pansharpen",
     "Raster": "geo.raster",
     "RasterError": "geo.errors",
     "Recipe": "learn.recipes",
     "Scene": "geo.raster",
     "SceneCheck": "prepare.check",
     "ScoreHistogram": "assess.scores",
+    "SharpenOptions": "prepare.pansharpen",
+    "SharpenQuality": "prepare.quality",
     "Tile": "prepare.tiles",
     "TileOptions": "prepare.split",
     "TileSet": "prepare.tiles",
@@ -76,13 +87,17 @@ _HOME = {
     "make_tiles": "prepare.tiles",
     "make_valley": "samples.synthetic",
     "map_scene": "mapping.scene_map",
+    "open_pansharpened": "prepare.pansharpen",
     "open_scene": "geo.scene",
+    "pansharpen": "prepare.pansharpen",
     "recipe_named": "learn.recipes",
     "run_demo": "demo",
     "score_model": "learn.predict",
+    "sharpen_quality": "prepare.quality",
     "tiles_from_folder": "prepare.tiles",
     "train_model": "learn.train",
     "train_on_scene": "learn.train",
+    "write_eight_bit": "prepare.scaling",
     "write_valley": "samples.synthetic",
 }
 
@@ -100,12 +115,15 @@ __all__ = [
     "ModelCard",
     "ModelError",
     "OutputError",
+    "PansharpenedScene",
     "Raster",
     "RasterError",
     "Recipe",
     "Scene",
     "SceneCheck",
     "ScoreHistogram",
+    "SharpenOptions",
+    "SharpenQuality",
     "Tile",
     "TileOptions",
     "TileSet",
@@ -121,13 +139,17 @@ __all__ = [
     "make_tiles",
     "make_valley",
     "map_scene",
+    "open_pansharpened",
     "open_scene",
+    "pansharpen",
     "recipe_named",
     "run_demo",
     "score_model",
+    "sharpen_quality",
     "tiles_from_folder",
     "train_model",
     "train_on_scene",
+    "write_eight_bit",
     "write_valley",
 ]
 

@@ -260,7 +260,10 @@ class FileScene:
         with plain_read_errors(self.path):
             dataset = self._dataset()
             values = dataset.read(numbers, window=box)
-            valid = (dataset.read_masks(numbers, window=box) > 0).all(axis=0)
+            if self.always_valid and self._grid == self._own_grid:
+                valid = np.ones(values.shape[1:], dtype=bool)
+            else:
+                valid = (dataset.read_masks(numbers, window=box) > 0).all(axis=0)
             # GDAL heeds alpha by itself only beside one band or three.
             if ColorInterp.alpha in dataset.colorinterp:
                 alpha = dataset.colorinterp.index(ColorInterp.alpha) + 1

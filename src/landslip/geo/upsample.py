@@ -60,9 +60,13 @@ class _Axis:
         position = self.scale * (np.arange(start, start + size) + 0.5) + self.origin
         first = np.floor(position - 0.5)
         indices = first.astype(np.intp) + np.arange(-1, TAPS - 1)[:, None]
+        weights = cubic_weights(position - 0.5 - first)
+        # Beyond the edge is nothing; what is left of the kernel sums to 1, as in GDAL.
+        weights[(indices < 0) | (indices >= self.length)] = 0
+        total = weights.sum(axis=0)
         return _Taps(
             np.clip(indices, 0, self.length - 1),
-            cubic_weights(position - 0.5 - first),
+            np.divide(weights, total, out=weights, where=total > 0),
             np.clip(np.floor(position).astype(np.intp), 0, self.length - 1),
             (position >= 0) & (position < self.length),
         )
@@ -73,7 +77,7 @@ class _Taps:
     """The kernel along one axis, for N fine pixels."""
 
     indices: NDArray[np.intp]
-    """Coarse pixels, shape (4, N); repeated at the edge."""
+    """Coarse pixels, shape (4, N); beyond the edge the nearest, with weight 0."""
     weights: Floats
     """Shape (4, N)."""
     holding: NDArray[np.intp]

@@ -19,8 +19,8 @@ from landslip.geo.windows import cover
 
 WRITE_PX = 512
 """Side of the windows that are computed and written (px); a multiple of the file's blocks."""
-CACHE_MB = 256
-"""GDAL's cache while writing (MB)."""
+CACHE_BYTES = 256 * 2**20
+"""GDAL's cache while large files are read and written; its own default is a share of the memory."""
 
 
 def write_scene(
@@ -66,7 +66,7 @@ def write_scene(
     windows = list(cover(grid, WRITE_PX))
     name = f"Writing {out.name}"
     with (
-        rasterio.Env(GDAL_CACHEMAX=CACHE_MB),
+        rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES),
         whole_file(out, overwrite=overwrite) as partial,
         Interruption() as interruption,
     ):

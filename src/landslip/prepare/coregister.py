@@ -19,7 +19,7 @@ CELL_PX = 48
 """Side of the windows that are compared (multispectral px)."""
 FINEST = 100
 """Steps of a pixel that the correlation is resolved to."""
-MOST_CELLS = 144
+MOST_CELLS = 64
 """Windows that are looked at, at most; the more textured half is compared."""
 LARGEST_ERROR = 0.5
 """Windows whose images disagree more than this after the shift (0 to 1) are left out."""
@@ -46,7 +46,7 @@ class Offset:
 def measure_offset(averaged: Scene, bands: Scene) -> Offset | None:
     """Phase correlation of the pan, averaged to the bands' pixels, with the pan they simulate.
 
-    Up to 144 windows of 48 px, evenly spread, are read. A regression on them finds the weights of
+    Up to 64 windows of 48 px, evenly spread, are read. A regression on them finds the weights of
     the bands; the more textured half is correlated to a hundredth of a pixel; the median counts.
 
     Args:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rasterio
 from numpy.typing import NDArray
 
 from landslip import __version__
@@ -36,7 +37,7 @@ from landslip.geo.raster import (
 )
 from landslip.geo.scene import SourceFile, UnusableGround
 from landslip.geo.windows import cover
-from landslip.geo.writing import write_scene
+from landslip.geo.writing import CACHE_BYTES, write_scene
 from landslip.prepare.fusion import METHODS, Fusion, Moments, fit
 from landslip.prepare.pair import Misregistration, Pair, open_pair
 from landslip.prepare.scaling import write_eight_bit
@@ -455,9 +456,10 @@ def pansharpen(
     if to not in (None, "8bit"):
         raise UsageError(f"Cannot write '{to}': expected 8bit. Correct --to, or leave it out.")
     refuse_existing(out, overwrite=overwrite)
-    scene = open_pansharpened(
-        pan, ms, bands=bands, sensor=sensor, unusable=unusable, options=options, unnamed=True
-    )
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
+        scene = open_pansharpened(
+            pan, ms, bands=bands, sensor=sensor, unusable=unusable, options=options, unnamed=True
+        )
     tags = {"LANDSLIP_VERSION": __version__, "LANDSLIP_PANSHARPEN": json.dumps(scene.settings)}
     tags |= {f"LANDSLIP_{key.upper()}": json.dumps(fingerprint(path))
              for key, path in (("pan", pan), ("ms", ms))}  # fmt: skip

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import reduce
@@ -189,26 +189,32 @@ class SharpenQuality:
     """What was chosen and measured."""
 
     def table(self) -> Table:
-        """For a terminal."""
-        table = Table(
-            "method", "ERGAS", "SAM", "UIQI", *(f"UIQI {band}" for band in self.rows[0].uiqi),
-            "consistency", "pan explained",
-        )  # fmt: skip
-        for row in self.rows:
-            table.add_row(
-                row.method, f"{row.ergas:.2f}", f"{row.sam_deg:.2f}", f"{row.mean_uiqi:.3f}",
-                *(f"{value:.3f}" for value in row.uiqi.values()),
-                f"{row.consistency_ergas:.2f}", f"{row.pan_explained:.3f}",
-            )  # fmt: skip
+        """For a terminal: a measure a line, a method a column."""
+        table = Table("measure", *(row.method for row in self.rows))
+
+        def line(name: str, digits: int, values: Iterable[float]) -> None:
+            table.add_row(name, *(f"{value:.{digits}f}" for value in values))
+
+        line("ERGAS (0 is perfect)", 2, (row.ergas for row in self.rows))
+        line("SAM (deg, 0)", 2, (row.sam_deg for row in self.rows))
+        line("UIQI (1)", 3, (row.mean_uiqi for row in self.rows))
+        for band in self.rows[0].uiqi:
+            line(f"UIQI {band} (1)", 3, (row.uiqi[band] for row in self.rows))
+        line("consistency, ERGAS (0)", 2, (row.consistency_ergas for row in self.rows))
+        line("pan explained (1)", 3, (row.pan_explained for row in self.rows))
         return table
 
     def verdict(self) -> str:
         """In words: does the method beat upsampling, and where does it lose."""
         plain, sharp = self.rows[0], self.rows[-1]
-        names = {"ERGAS": (plain.ergas, sharp.ergas), "SAM": (plain.sam_deg, sharp.sam_deg),
-                 "UIQI": (-plain.mean_uiqi, -sharp.mean_uiqi)}  # fmt: skip
-        won = [name for name, (before, after) in names.items() if after < before]
-        lost = [name for name, (before, after) in names.items() if after > before]
+        pairs = {
+            "ERGAS": (plain.ergas, sharp.ergas),
+            "SAM": (plain.sam_deg, sharp.sam_deg),
+            "UIQI": (1 - plain.mean_uiqi, 1 - sharp.mean_uiqi),
+        }
+        # A thousandth is no difference: Brovey keeps angles but for rounding.
+        won = [name for name, (before, after) in pairs.items() if after < 0.999 * before]
+        lost = [name for name, (before, after) in pairs.items() if after > 1.001 * before]
         text = f"{sharp.method} beats cubic upsampling in {', '.join(won) or 'nothing'}"
         return f"{text}, and loses in {', '.join(lost)}" if lost else text
 
@@ -408,7 +414,9 @@ def _draw(scene: PansharpenedScene, path: Path) -> None:
 
     around = _most_textured(scene)
     pair = scene.pair
+    natural = ("red", "green", "blue")
     names = scene.bands[: 3 if len(scene.bands) >= 3 else 1]
+    names = natural if set(natural) <= set(scene.bands) else names
     sharp, plain, pan = scene.read(around, names), scene.upsampled(around), scene.pan(around)
     keep = [scene.bands.index(name) for name in names]
     values = plain.values[keep][:, plain.valid]
@@ -452,14 +460,15 @@ def _nearest(pair: Pair, window: Window, names: Sequence[str]) -> Raster:
 
 
 def _most_textured(scene: PansharpenedScene) -> Window:
-    """The window, of a few evenly spread ones, in which the pan varies most."""
+    """The window, of a few evenly spread ones, in which the pan varies most from px to px."""
     windows = _spread(list(cover(scene.grid, PICTURE_PX)), FULL_WINDOWS)
 
-    def spread(window: Window) -> float:
+    def texture(window: Window) -> float:
         pan = scene.pan(window)
         share = float((pan.valid & scene.upsampled(window).valid).mean())
-        full = window.height == window.width == min(PICTURE_PX, *scene.grid.shape)
-        deviation = float(pan.values[0][pan.valid].std()) if pan.valid.any() else 0.0
-        return deviation * share * (1.0 if full else 0.1)
+        is_full = window.height == window.width == min(PICTURE_PX, *scene.grid.shape)
+        # A median, so that the edge of a cloud counts for nothing.
+        steps = np.abs(np.diff(pan.values[0].astype(np.float64), axis=1))
+        return float(np.median(steps)) * share * (1.0 if is_full else 0.1)
 
-    return max(windows, key=spread)
+    return max(windows, key=texture)

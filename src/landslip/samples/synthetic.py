@@ -24,6 +24,7 @@ from shapely import Polygon, box, get_parts, make_valid, simplify
 from shapely.affinity import affine_transform
 
 from landslip.geo.errors import UsageError
+from landslip.samples.delivery import RATIO, as_delivered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,6 +117,10 @@ class ValleyFiles:
 
     scene: Path
     """GeoTIFF, bands nir, red, green, uint16, nodata 0."""
+    pan: Path
+    """GeoTIFF, the same ground as one panchromatic band, uint16, nodata 0."""
+    ms: Path
+    """GeoTIFF, bands nir, red, green with pixels four times larger, uint16, nodata 0."""
     elevation: Path
     """GeoTIFF, one float32 band, m."""
     landslides: Path
@@ -750,13 +755,19 @@ def write_valley(valley: Valley, folder: Path) -> ValleyFiles:
     folder.mkdir(parents=True, exist_ok=True)
     files = ValleyFiles(
         scene=folder / "scene.tif",
+        pan=folder / "pan.tif",
+        ms=folder / "ms.tif",
         elevation=folder / "dem.tif",
         landslides=folder / "landslides.gpkg",
         checked=folder / "checked.gpkg",
         unusable=folder / "unusable.gpkg",
     )
+    pan, coarse = as_delivered(valley.image)
+    coarse_to_crs = valley.transform * Affine.scale(RATIO)
     for path, values, to_crs, nodata, names in (
         (files.scene, valley.image, valley.transform, 0, BANDS),
+        (files.pan, pan, valley.transform, 0, ["pan"]),
+        (files.ms, coarse, coarse_to_crs, 0, BANDS),
         (files.elevation, valley.elevation[None], valley.elevation_transform, None, ["elevation"]),
     ):
         count, height, width = values.shape
