@@ -30,7 +30,8 @@ from rasterio.windows import Window
 
 import landslip
 from landslip.prepare.fusion import METHODS
-from landslip.prepare.pansharpen import SharpenOptions, open_pansharpened
+from landslip.prepare.matching import SharpenOptions
+from landslip.prepare.pansharpen import open_pansharpened
 from landslip.prepare.quality import sharpen_quality
 
 DATA = Path(os.environ["LANDSLIP_DATA"])

@@ -18,12 +18,9 @@ from landslip.geo.grid import Window
 from landslip.geo.scene import open_scene
 from landslip.prepare.coregister import measure_offset
 from landslip.prepare.fusion import METHODS, Fusion
+from landslip.prepare.matching import SharpenOptions
 from landslip.prepare.pair import open_pair
-from landslip.prepare.pansharpen import (
-    SharpenOptions,
-    open_pansharpened,
-    pansharpen,
-)
+from landslip.prepare.pansharpen import open_pansharpened, pansharpen
 from tiny import landslip, write_inventory, write_scene
 
 BANDS = ("blue", "green", "red", "nir")
@@ -326,7 +323,7 @@ def test_flat_ground_cannot_be_coregistered(make: Make, caplog: pytest.LogCaptur
 def test_a_sample_says_its_error(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from landslip.prepare import pansharpen as module
+    from landslip.prepare import matching as module
 
     monkeypatch.setattr(module, "STATISTICS_PX", 6)
     monkeypatch.setattr(module, "PAN_STATISTICS_PX", 24)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from landslip.prepare.fusion import METHODS
-from landslip.prepare.pansharpen import SharpenOptions, open_pansharpened
+from landslip.prepare.matching import SharpenOptions
+from landslip.prepare.pansharpen import open_pansharpened
 from landslip.prepare.quality import (
     BLOCK_PX,
     UPSAMPLED,

@@ -37,12 +37,8 @@ if TYPE_CHECKING:
     from landslip.learn.train import TrainOptions, train_model, train_on_scene
     from landslip.mapping.scene_map import MapOptions, MapResult, map_scene
     from landslip.prepare.check import SceneCheck, check_scene
-    from landslip.prepare.pansharpen import (
-        PansharpenedScene,
-        SharpenOptions,
-        open_pansharpened,
-        pansharpen,
-    )
+    from landslip.prepare.matching import SharpenOptions
+    from landslip.prepare.pansharpen import PansharpenedScene, open_pansharpened, pansharpen
     from landslip.prepare.quality import SharpenQuality, sharpen_quality
     from landslip.prepare.scaling import write_eight_bit
     from landslip.prepare.split import TileOptions
@@ -70,7 +66,7 @@ _HOME = {
     "Scene": "geo.raster",
     "SceneCheck": "prepare.check",
     "ScoreHistogram": "assess.scores",
-    "SharpenOptions": "prepare.pansharpen",
+    "SharpenOptions": "prepare.matching",
     "SharpenQuality": "prepare.quality",
     "Tile": "prepare.tiles",
     "TileOptions": "prepare.split",

@@ -22,7 +22,7 @@ from landslip import __version__
 
 if TYPE_CHECKING:
     from landslip.geo.scene import StackedScene
-    from landslip.prepare.pansharpen import SharpenOptions
+    from landslip.prepare.matching import SharpenOptions
 
 STOPPED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -150,7 +150,7 @@ def _sharpening(
     method: str | None, weights: str | None, coregister: bool, **more: Any
 ) -> SharpenOptions:
     from landslip.geo.errors import UsageError
-    from landslip.prepare.pansharpen import DEFAULT_METHOD, SharpenOptions
+    from landslip.prepare.matching import DEFAULT_METHOD, SharpenOptions
 
     try:
         numbers = None if weights is None else tuple(float(part) for part in weights.split(","))

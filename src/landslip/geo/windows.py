@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -21,6 +21,12 @@ def cover(grid: Grid, core: int) -> Iterator[Window]:
     for row in range(0, grid.height, core):
         for col in range(0, grid.width, core):
             yield Window(row, col, min(core, grid.height - row), min(core, grid.width - col))
+
+
+def spread(windows: Sequence[Window], count: int) -> list[Window]:
+    """At most `count` of the windows, evenly spread over them, the first and the last included."""
+    chosen = np.linspace(0, len(windows) - 1, min(count, len(windows))).round().astype(int)
+    return [windows[number] for number in chosen]
 
 
 def starts(length: int, size: int, stride: int) -> list[int]:

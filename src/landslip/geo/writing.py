@@ -81,7 +81,7 @@ def write_scene(
             ):
                 values = raster.values
                 if nodata is not None and nodata != 0 and not raster.valid.all():
-                    values[:, ~raster.valid] = nodata
+                    values = np.where(raster.valid, values, values.dtype.type(nodata))
                 file.write(values, window=rasterio_window(window))
                 interruption.stop_if_asked()
             file.update_tags(**(tags or {}))

@@ -10,23 +10,19 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.dtypes import in_dtype_range
 
 from landslip import __version__
 from landslip.geo.bands import sources_of
-from landslip.geo.errors import DataError, UsageError
+from landslip.geo.errors import UsageError
 from landslip.geo.grid import Grid, Window
 from landslip.geo.output import refuse_existing
-from landslip.geo.parallel import default_threads, in_order
-from landslip.geo.progress import track
 from landslip.geo.raster import (
     SENSOR_TAG,
     FileScene,
@@ -35,66 +31,16 @@ from landslip.geo.raster import (
     fingerprint,
     require_inside,
 )
-from landslip.geo.scene import SourceFile, UnusableGround
-from landslip.geo.windows import cover
+from landslip.geo.scene import SourceFile
 from landslip.geo.writing import CACHE_BYTES, write_scene
-from landslip.prepare.fusion import METHODS, Fusion, Moments, fit
+from landslip.prepare.matching import Matching, SharpenOptions, match_pair
 from landslip.prepare.pair import Misregistration, Pair, open_pair
 from landslip.prepare.scaling import write_eight_bit
 
 log = logging.getLogger(__name__)
 
-DEFAULT_METHOD = "gsa"
-STATISTICS_PX = 512
-"""Side of the multispectral windows whose moments are added (px)."""
-PAN_STATISTICS_PX = 2048
-"""Side of the pan's windows whose moments are added (px)."""
 WARN_ABOVE_PX = 0.5
 """Misregistration (pan px) above which a warning is due."""
-LIKE_LEVELS = (0.5, 2.0)
-"""Mean of the pan over the mean of the bands between which Brovey keeps colours."""
-GROUPS = 20
-"""Parts of a sample that are left out in turn to find its error."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SharpenOptions:
-    """How a pair is pansharpened."""
-
-    method: str = DEFAULT_METHOD
-    """`gs` (Gram-Schmidt), `gsa` (adaptive: weights by regression) or `brovey` (weighted)."""
-    weights: tuple[float, ...] | None = None
-    """Share of every multispectral band in the simulated pan, for gs and brovey; None: equal."""
-    coregister: bool = False
-    """Move the bands by the measured misregistration."""
-    sample: float | None = None
-    """Share of the windows that statistics are measured on (0 to 1); None: all."""
-    threads: int | None = None
-    """Threads; None: as many as there are processors."""
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise UsageError(
-                f"Cannot pansharpen by '{self.method}': expected one of {', '.join(METHODS)}. "
-                "Correct --method."
-            )
-        if self.sample is not None and not 0 < self.sample <= 1:
-            raise UsageError(
-                f"Cannot sample {self.sample:g} of the scene: expected a share above 0 and up to "
-                "1. Correct --sample."
-            )
-        if self.threads is not None and self.threads < 1:
-            raise UsageError(f"Cannot use {self.threads} threads: expected at least 1.")
-
-
-@dataclass(frozen=True)
-class Matching:
-    """What was measured of a pair."""
-
-    fusion: Fusion
-    """How its pixels are fused."""
-    sample_error: float | None = None
-    """Largest relative standard error of a gain; None where all pixels were measured."""
 
 
 class PansharpenedScene:
@@ -251,135 +197,10 @@ def open_pansharpened(
     return PansharpenedScene(pair, match_pair(pair, options, unusable))
 
 
-def match_pair(pair: Pair, options: SharpenOptions, unusable: str | Path | None = None) -> Matching:
-    """How a pair is fused, from statistics of the whole scene.
-
-    Raises:
-        DataError: There is nothing to match, or the files do not fit the method.
-    """
-    threads = options.threads or default_threads()
-    windows = list(cover(pair.bands.grid, STATISTICS_PX))
-    if options.method == "brovey":
-        # It needs no statistics; a look at the levels, to warn.
-        parts = _band_moments(pair, unusable, _spread(windows, GROUPS), threads)
-        fusion = fit("brovey", reduce(add, parts), weights=options.weights)
-        _require_like_levels(pair, fusion, reduce(add, parts))
-        return Matching(fusion)
-    if options.sample is not None:
-        windows = _spread(windows, round(options.sample * len(windows)))
-    parts = _band_moments(pair, unusable, windows, threads)
-    if reduce(add, parts).count < 2:
-        raise DataError(
-            "Cannot pansharpen: no pixel is valid in both pan and bands. Check nodata and "
-            "--unusable with landslip check."
-        )
-    pan_parts: list[Moments] = []
-    if options.method == "gs":
-        pan_windows = list(cover(pair.pan.grid, PAN_STATISTICS_PX))
-        if options.sample is not None:
-            pan_windows = _spread(pan_windows, round(options.sample * len(pan_windows)))
-        pan_parts = _pan_moments(pair, unusable, pan_windows, threads)
-    fusion = _fitted(options, parts, pan_parts)
-    if options.sample is None:
-        return Matching(fusion)
-    return Matching(fusion, _sample_error(fusion, options, parts, pan_parts))
-
-
-def _fitted(options: SharpenOptions, parts: list[Moments], pan_parts: list[Moments]) -> Fusion:
-    pan = reduce(add, pan_parts) if pan_parts else None
-    return fit(options.method, reduce(add, parts), pan, options.weights)
-
-
-def _band_moments(
-    pair: Pair, unusable: str | Path | None, windows: list[Window], threads: int
-) -> list[Moments]:
-    """Moments of the bands and of the pan averaged to their pixels, where both are valid."""
-    averaged = pair.averaged
-    cloud = None if unusable is None else UnusableGround(unusable, averaged.grid)
-
-    def moments_of(window: Window) -> Moments:
-        below = pair.bands.read(window, pair.bands.bands)
-        above = averaged.read(window, averaged.bands)
-        valid = below.valid & above.valid
-        if cloud is not None:
-            valid &= ~cloud.read(window)
-        return Moments.of(np.concatenate([below.values[:, valid], above.values[:, valid]]))
-
-    found = in_order(moments_of, windows, threads)
-    return list(track(found, total=len(windows), what="Measuring the bands"))
-
-
-def _pan_moments(
-    pair: Pair, unusable: str | Path | None, windows: list[Window], threads: int
-) -> list[Moments]:
-    """Moments of the pan at its own pixels, where both files are valid."""
-    cloud = None if unusable is None else UnusableGround(unusable, pair.pan.grid)
-
-    def moments_of(window: Window) -> Moments:
-        raster = pair.pan.read(window, pair.pan.bands)
-        valid = raster.valid & pair.upsampled.valid(window)
-        if cloud is not None:
-            valid &= ~cloud.read(window)
-        return Moments.of(raster.values[:, valid])
-
-    found = in_order(moments_of, windows, threads)
-    return list(track(found, total=len(windows), what="Measuring the pan"))
-
-
-def _spread(windows: list[Window], count: int) -> list[Window]:
-    """Evenly spread windows; at least `GROUPS` where there are, so that their error can be told."""
-    count = min(max(count, GROUPS), len(windows))
-    chosen = np.linspace(0, len(windows) - 1, count).round().astype(int)
-    return [windows[number] for number in chosen]
-
-
-def _sample_error(
-    fusion: Fusion, options: SharpenOptions, parts: list[Moments], pan_parts: list[Moments]
-) -> float | None:
-    """Largest standard error of a gain, relative, by leaving out every n-th window in turn.
-
-    Source: Efron and Stein 1981, The jackknife estimate of variance, eq. 1.4, over groups.
-    """
-    groups = min(GROUPS, len(parts), len(pan_parts) or len(parts))
-    if groups < 2:
-        return None
-
-    def without(left_out: int, all_parts: list[Moments]) -> list[Moments]:
-        return [part for number, part in enumerate(all_parts) if number % groups != left_out]
-
-    again = [
-        _fitted(options, without(group, parts), without(group, pan_parts))
-        for group in range(groups)
-    ]
-    gains = np.array([np.multiply(each.gains, each.pan_scale) for each in again])
-    errors = np.sqrt(gains.var(axis=0) * (groups - 1))
-    largest = np.abs(np.multiply(fusion.gains, fusion.pan_scale)).max()
-    error = float(errors.max() / max(largest, 1e-12))
-    log.info("statistics from a sample: gains within %.2g %% (standard error)", 100 * error)
-    return error
-
-
-def _require_like_levels(pair: Pair, fusion: Fusion, moments: Moments) -> None:
-    """Brovey takes the ratio of pan and bands, so both must be in one unit."""
-    if pair.pan.dtype != pair.bands.dtype:
-        raise DataError(
-            f"Cannot pansharpen by brovey: the pan is {pair.pan.dtype}, the bands are "
-            f"{pair.bands.dtype}, and their ratio must be near 1. Use --method gsa, which matches "
-            "them."
-        )
-    simulated = float(np.dot(fusion.weights, moments.mean[:-1]))
-    low, high = LIKE_LEVELS
-    if moments.count and not low * simulated <= moments.mean[-1] <= high * simulated:
-        log.warning(
-            "the pan is %.3g on average, the bands simulate %.3g: brovey scales all colours by "
-            "their ratio; gs and gsa match the two", moments.mean[-1], simulated,
-        )  # fmt: skip
-
-
 def _nodata(pan: FileScene, bands: FileScene) -> float | None:
     """The value that stands for no data in the type of the bands; None where all is valid."""
     kind = np.dtype(bands.dtype)
-    if bands.nodata is not None:
+    if bands.nodata is not None and in_dtype_range(bands.nodata, bands.dtype):
         return bands.nodata
     covered = bands.grid.crs == pan.grid.crs and bands.grid.footprint().covers(
         pan.grid.footprint().buffer(-1e-6 * pan.grid.pixel_size_m)

@@ -31,10 +31,11 @@ from landslip.geo.output import whole_folder
 from landslip.geo.progress import track
 from landslip.geo.raster import FileScene, Raster, Scene, create_raster, rasterio_window
 from landslip.geo.upsample import UpsampledScene
-from landslip.geo.windows import cover
+from landslip.geo.windows import cover, spread
 from landslip.prepare.fusion import Moments, share_explained
+from landslip.prepare.matching import SharpenOptions, match_pair
 from landslip.prepare.pair import Pair, in_pixels
-from landslip.prepare.pansharpen import PansharpenedScene, SharpenOptions, match_pair
+from landslip.prepare.pansharpen import PansharpenedScene
 
 BLOCK_PX = 32
 """Side of the squares in which the universal index is computed (px)."""
@@ -308,7 +309,7 @@ def _at_reduced_resolution(
         method: PansharpenedScene(reduced, match_pair(reduced, SharpenOptions(method=method)))
         for method in methods
     }
-    windows = _spread(list(cover(reduced.pan.grid, WINDOW_PX)), MOST_WINDOWS)
+    windows = spread(list(cover(reduced.pan.grid, WINDOW_PX)), MOST_WINDOWS)
     found: dict[str, list[Agreement]] = {UPSAMPLED: [], **{method: [] for method in methods}}
     for window in track(windows, total=len(windows), what="Comparing at reduced resolution"):
         truth = pair.bands.read(window, names)
@@ -343,7 +344,7 @@ def _at_full_resolution(scene: PansharpenedScene, methods: Sequence[str]) -> dic
         else PansharpenedScene(pair, match_pair(pair, SharpenOptions(method=method)))
         for method in methods
     }
-    windows = _spread(list(cover(pair.bands.grid, FULL_PX)), FULL_WINDOWS)
+    windows = spread(list(cover(pair.bands.grid, FULL_PX)), FULL_WINDOWS)
     found: dict[str, list[_Full]] = {}
     for window in track(windows, total=len(windows), what="Comparing at full resolution"):
         around = _pan_window(pair, window)
@@ -388,11 +389,6 @@ def _averaged(raster: Raster, grid: Grid) -> Raster:
             FileScene(memory.name, names, grid=grid, resampling=Resampling.average)
         ) as scene:
             return scene.read(grid.window, raster.bands)
-
-
-def _spread(windows: list[Window], count: int) -> list[Window]:
-    chosen = np.linspace(0, len(windows) - 1, min(count, len(windows))).round().astype(int)
-    return [windows[number] for number in chosen]
 
 
 def write_quality(
@@ -461,7 +457,7 @@ def _nearest(pair: Pair, window: Window, names: Sequence[str]) -> Raster:
 
 def _most_textured(scene: PansharpenedScene) -> Window:
     """The window, of a few evenly spread ones, in which the pan varies most from px to px."""
-    windows = _spread(list(cover(scene.grid, PICTURE_PX)), FULL_WINDOWS)
+    windows = spread(list(cover(scene.grid, PICTURE_PX)), FULL_WINDOWS)
 
     def texture(window: Window) -> float:
         pan = scene.pan(window)

@@ -16,7 +16,7 @@ from landslip.geo.output import refuse_existing
 from landslip.geo.progress import track
 from landslip.geo.raster import DIGITAL, Raster, Scene, derive
 from landslip.geo.scene import StackedScene
-from landslip.geo.windows import cover
+from landslip.geo.windows import cover, spread
 from landslip.geo.writing import write_scene
 
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
@@ -138,10 +138,9 @@ def pooled_pixels(rasters: Iterable[Raster], count: int) -> NDArray[np.float32]:
 def sampled_pixels(scene: Scene, bands: Sequence[str]) -> NDArray[np.float32]:
     """A sample of the usable ground of a whole scene, shape (C, N): see `measure_scene`."""
     whole = scene.whole() if isinstance(scene, StackedScene) else scene
-    windows = list(cover(whole.grid, SAMPLE_PX))
-    count = min(len(windows), SAMPLE_WINDOWS)
-    chosen = np.linspace(0, len(windows) - 1, count).round().astype(int)
-    read = (whole.read(windows[number], bands) for number in chosen)
+    windows = spread(list(cover(whole.grid, SAMPLE_PX)), SAMPLE_WINDOWS)
+    read = (whole.read(window, bands) for window in windows)
+    count = len(windows)
     return pooled_pixels(track(read, total=count, what="Measuring the bands"), count)
 
 
