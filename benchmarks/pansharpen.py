@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 import landslip
-from landslip.prepare.fusion import METHODS
-from landslip.prepare.matching import SharpenOptions
-from landslip.prepare.pansharpen import open_pansharpened
-from landslip.prepare.quality import sharpen_quality
+from landslip.prepare.sharpen.fusion import METHODS
+from landslip.prepare.sharpen.matching import SharpenOptions
+from landslip.prepare.sharpen.pansharpen import open_pansharpened
+from landslip.prepare.sharpen.quality import sharpen_quality
 
 DATA = Path(os.environ["LANDSLIP_DATA"])
 RESULTS = Path("experiments/pansharpen.json")

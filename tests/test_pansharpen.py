@@ -16,11 +16,11 @@ from rasterio.warp import Resampling, calculate_default_transform, reproject
 from landslip.geo.errors import BandError, DataError, OutputError, RasterError, UsageError
 from landslip.geo.grid import Window
 from landslip.geo.scene import open_scene
-from landslip.prepare.coregister import measure_offset
-from landslip.prepare.fusion import METHODS, Fusion
-from landslip.prepare.matching import SharpenOptions
-from landslip.prepare.pair import open_pair
-from landslip.prepare.pansharpen import open_pansharpened, pansharpen
+from landslip.prepare.sharpen.coregister import measure_offset
+from landslip.prepare.sharpen.fusion import METHODS, Fusion
+from landslip.prepare.sharpen.matching import SharpenOptions
+from landslip.prepare.sharpen.pair import open_pair
+from landslip.prepare.sharpen.pansharpen import open_pansharpened, pansharpen
 from tiny import landslip, write_inventory, write_scene
 
 BANDS = ("blue", "green", "red", "nir")
@@ -323,7 +323,7 @@ def test_flat_ground_cannot_be_coregistered(make: Make, caplog: pytest.LogCaptur
 def test_a_sample_says_its_error(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from landslip.prepare import matching as module
+    from landslip.prepare.sharpen import matching as module
 
     monkeypatch.setattr(module, "STATISTICS_PX", 6)
     monkeypatch.setattr(module, "PAN_STATISTICS_PX", 24)

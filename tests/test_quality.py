@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from landslip.prepare.fusion import METHODS
-from landslip.prepare.matching import SharpenOptions
-from landslip.prepare.pansharpen import open_pansharpened
-from landslip.prepare.quality import (
+from landslip.prepare.sharpen.fusion import METHODS
+from landslip.prepare.sharpen.matching import SharpenOptions
+from landslip.prepare.sharpen.pansharpen import open_pansharpened
+from landslip.prepare.sharpen.quality import (
     BLOCK_PX,
     UPSAMPLED,
     Agreement,

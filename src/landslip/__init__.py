@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from landslip.learn.train import TrainOptions, train_model, train_on_scene
     from landslip.mapping.scene_map import MapOptions, MapResult, map_scene
     from landslip.prepare.check import SceneCheck, check_scene
-    from landslip.prepare.matching import SharpenOptions
-    from landslip.prepare.pansharpen import PansharpenedScene, open_pansharpened, pansharpen
-    from landslip.prepare.quality import SharpenQuality, sharpen_quality
     from landslip.prepare.scaling import write_eight_bit
+    from landslip.prepare.sharpen.matching import SharpenOptions
+    from landslip.prepare.sharpen.pansharpen import PansharpenedScene, open_pansharpened, pansharpen
+    from landslip.prepare.sharpen.quality import SharpenQuality, sharpen_quality
     from landslip.prepare.split import TileOptions
     from landslip.prepare.tiles import Tile, TileSet, make_tiles, tiles_from_folder
     from landslip.samples.synthetic import make_valley, write_valley
@@ -59,15 +59,15 @@ _HOME = {
     "ModelCard": "learn.card",
     "ModelError": "geo.errors",
     "OutputError": "geo.errors",
-    "PansharpenedScene": "prepare.pansharpen",
+    "PansharpenedScene": "prepare.sharpen.pansharpen",
     "Raster": "geo.raster",
     "RasterError": "geo.errors",
     "Recipe": "learn.recipes",
     "Scene": "geo.raster",
     "SceneCheck": "prepare.check",
     "ScoreHistogram": "assess.scores",
-    "SharpenOptions": "prepare.matching",
-    "SharpenQuality": "prepare.quality",
+    "SharpenOptions": "prepare.sharpen.matching",
+    "SharpenQuality": "prepare.sharpen.quality",
     "Tile": "prepare.tiles",
     "TileOptions": "prepare.split",
     "TileSet": "prepare.tiles",
@@ -83,13 +83,13 @@ _HOME = {
     "make_tiles": "prepare.tiles",
     "make_valley": "samples.synthetic",
     "map_scene": "mapping.scene_map",
-    "open_pansharpened": "prepare.pansharpen",
+    "open_pansharpened": "prepare.sharpen.pansharpen",
     "open_scene": "geo.scene",
-    "pansharpen": "prepare.pansharpen",
+    "pansharpen": "prepare.sharpen.pansharpen",
     "recipe_named": "learn.recipes",
     "run_demo": "demo",
     "score_model": "learn.predict",
-    "sharpen_quality": "prepare.quality",
+    "sharpen_quality": "prepare.sharpen.quality",
     "tiles_from_folder": "prepare.tiles",
     "train_model": "learn.train",
     "train_on_scene": "learn.train",

@@ -22,7 +22,7 @@ from landslip import __version__
 
 if TYPE_CHECKING:
     from landslip.geo.scene import StackedScene
-    from landslip.prepare.matching import SharpenOptions
+    from landslip.prepare.sharpen.matching import SharpenOptions
 
 STOPPED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -118,7 +118,7 @@ class _Made:
         """The scene, or the pair, with all that is laid over it."""
         from landslip.geo.errors import UsageError
         from landslip.geo.scene import open_scene
-        from landslip.prepare.pansharpen import open_pansharpened
+        from landslip.prepare.sharpen.pansharpen import open_pansharpened
 
         first: Any = scene
         if (self.pan is None) != (self.ms is None) or (scene is None) == (self.pan is None):
@@ -150,7 +150,7 @@ def _sharpening(
     method: str | None, weights: str | None, coregister: bool, **more: Any
 ) -> SharpenOptions:
     from landslip.geo.errors import UsageError
-    from landslip.prepare.matching import DEFAULT_METHOD, SharpenOptions
+    from landslip.prepare.sharpen.matching import DEFAULT_METHOD, SharpenOptions
 
     try:
         numbers = None if weights is None else tuple(float(part) for part in weights.split(","))
@@ -352,8 +352,8 @@ def pansharpen(
     Example: landslip pansharpen pan.tif ms.tif --bands nir,red,green --out scene.tif
     """
     from landslip.geo.output import refuse_existing
-    from landslip.prepare.pansharpen import pansharpen as sharpen
-    from landslip.prepare.quality import sharpen_quality, write_quality
+    from landslip.prepare.sharpen.pansharpen import pansharpen as sharpen
+    from landslip.prepare.sharpen.quality import sharpen_quality, write_quality
 
     if report is not None:
         refuse_existing(report, overwrite=overwrite, marker="quality.json")

@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 from landslip.geo.errors import BandError, UsageError
 
 Planes = Mapping[str, NDArray[np.float32]]
+OF_THE_BANDS = "of the bands"
+"""Unit of an index that has the unit of its bands."""
+UNITS = {"elevation": "m", "slope": "deg"}
+"""Units of bands that are no light, where a file states none."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def _brightness(planes: Planes) -> NDArray[np.float32]:
 
 INDICES: dict[str, Index] = {
     "brightness": Index(
-        ("red", "green"), _brightness, 0, np.inf, "of the bands", "Escadafal 1989, BI"
+        ("red", "green"), _brightness, 0, np.inf, OF_THE_BANDS, "Escadafal 1989, BI"
     ),
     "evi": Index(("nir", "red", "blue"), _evi, -np.inf, np.inf, "1", "Huete et al. 2002, eq. 1"),
     "ndvi": Index(("nir", "red"), _ndvi, -1, 1, "1", "Rouse et al. 1974"),

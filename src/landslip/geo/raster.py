@@ -23,7 +23,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform
 from rasterio.windows import Window as RasterioWindow
 
-from landslip.geo.bands import band_name, compute, sources_of
+from landslip.geo.bands import UNITS, band_name, compute, sources_of
 from landslip.geo.errors import BandError, RasterError, UsageError
 from landslip.geo.grid import Grid, Window
 from landslip.geo.windows import reflected_indices
@@ -163,7 +163,10 @@ class FileScene:
             self._own_grid = grid_of(dataset)
             self.dtype: str = "float32" if as_float else np.result_type(*dataset.dtypes).name
             self.nodata: float | None = dataset.nodata
-            self.units = tuple(dataset.units[number - 1] or DIGITAL for number in names.values())
+            self.units = tuple(
+                dataset.units[number - 1] or UNITS.get(name, DIGITAL)
+                for name, number in names.items()
+            )
             self.always_valid = all(
                 flags == [MaskFlags.all_valid] for flags in dataset.mask_flag_enums
             )

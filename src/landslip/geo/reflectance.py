@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from landslip.geo.bands import SENSORS, band_name
+from landslip.geo.bands import SENSORS, band_name, sources_of
 from landslip.geo.errors import BandError, DataError
 from landslip.geo.grid import Grid, Window
 from landslip.geo.raster import FileScene, Raster, Scene, derive, open_dataset
@@ -46,8 +46,16 @@ class Calibration:
 class ReflectanceScene:
     """A scene whose digital numbers were turned into reflectance, in float32."""
 
-    def __init__(self, scene: Scene, calibration: Calibration) -> None:
+    def __init__(
+        self, scene: Scene, calibration: Calibration, *, zero_is_nodata: bool = False
+    ) -> None:
         """Calibrate all bands of a scene.
+
+        Args:
+            scene: Digital numbers.
+            calibration: Gain and offset of every band.
+            zero_is_nodata: Take 0 for no data, as Landsat, Sentinel-2 and DigitalGlobe do whether
+                the file declares it or not; with an offset it would become dark ground.
 
         Raises:
             BandError: The metadata do not calibrate one of them.
@@ -60,6 +68,7 @@ class ReflectanceScene:
                 "with --bands, '-' to leave a band out."
             )
         self.scene = scene
+        self._zero_is_nodata = zero_is_nodata
         self.calibration = calibration
         self.dtype = "float32"
         self.units = (calibration.unit,) * len(scene.bands)
@@ -77,13 +86,21 @@ class ReflectanceScene:
 
     def read(self, window: Window, bands: Sequence[str]) -> Raster:
         """The pixels of one window, as reflectance."""
-        read = self.scene.read(window, self.bands)
-        lines = np.array([self.calibration.lines[band] for band in self.bands], dtype=np.float32)
+        # Only what is asked for: a band is valid where it is, whatever others lack.
+        stored = sources_of(bands, self.bands)
+        read = self.scene.read(window, stored)
+        lines = np.array([self.calibration.lines[band] for band in stored], dtype=np.float32)
         values = read.values.astype(np.float32)
+        valid = read.valid
+        if self._zero_is_nodata:
+            valid = valid & (read.values != 0).all(axis=0)
         values *= lines[:, 0, None, None]
         values += lines[:, 1, None, None]
-        values[:, ~read.valid] = 0
-        return derive(self, bands, values, read.valid, window)
+        values[:, ~valid] = 0
+        raster = Raster(values, valid, stored, read.grid)
+        if stored == tuple(bands):
+            return raster
+        return derive(raster, bands, values, valid, raster.grid.window)
 
     def close(self) -> None:
         """Close the scene."""
@@ -106,9 +123,17 @@ def find_calibration(where: str | Path, file: FileScene) -> Calibration:
     if str(where) != AUTO:
         return read_calibration(where)
     folder = Path(file.path).parent
-    found = sorted({path for pattern in _BESIDE for path in folder.glob(pattern)})
-    if len(found) == 1:
-        return read_calibration(found[0])
+    # USGS delivers every MTL twice, as text and as JSON.
+    named = {
+        path.with_suffix("") if path.stem.endswith("_MTL") else path: path
+        for pattern in _BESIDE
+        for path in folder.glob(pattern)
+    }
+    found = sorted(named.values())
+    # Pan and bands are often delivered side by side, each with its own.
+    own = [path for path in found if path.stem == Path(file.path).stem]
+    if len(own) == 1 or len(found) == 1:
+        return read_calibration((own or found)[0])
     if found:
         raise DataError(
             f"Cannot give reflectance of {file.path}: there are several metadata files beside it "
@@ -119,7 +144,14 @@ def find_calibration(where: str | Path, file: FileScene) -> Calibration:
             band: (float(dataset.scales[number - 1]), float(dataset.offsets[number - 1]))
             for band, number in file.numbers.items()
         }
-    if all(line == (1.0, 0.0) for line in lines.values()):
+    without = [band for band, line in lines.items() if line == (1.0, 0.0)]
+    if 0 < len(without) < len(lines):
+        raise DataError(
+            f"Cannot give reflectance of {file.path}: it states no scale and offset for "
+            f"{', '.join(without)}. Leave these out with --bands, or name the metadata with "
+            "--reflectance FILE."
+        )
+    if without:
         raise DataError(
             f"Cannot give reflectance of {file.path}: neither the file nor its folder says how "
             f"(looked for {', '.join(_BESIDE)}, and for scale and offset of the bands). Name the "
@@ -141,7 +173,7 @@ def read_calibration(path: str | Path) -> Calibration:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError as error:
         raise DataError(
             f"Cannot read metadata {path}: {error.strerror}. Check its name and folder."
@@ -157,8 +189,12 @@ def read_calibration(path: str | Path) -> Calibration:
             return _digital_globe(_groups(text), str(path))
         if "GROUP" in text:
             groups = _groups(text)
-            return _landsat(groups.get("LANDSAT_METADATA_FILE", groups), str(path))
-    except (KeyError, ValueError, TypeError, AttributeError, ET.ParseError) as error:
+            # Collection 2, Collection 1.
+            root = groups.get("LANDSAT_METADATA_FILE") or groups.get("L1_METADATA_FILE")
+            return _landsat(root or groups, str(path))
+    except (
+        KeyError, ValueError, TypeError, AttributeError, ArithmeticError, ET.ParseError
+    ) as error:  # fmt: skip
         if isinstance(error, DataError):
             raise
         raise DataError(
@@ -172,7 +208,13 @@ def read_calibration(path: str | Path) -> Calibration:
 
 
 def _lacking(error: Exception) -> str:
-    return f"{error} is missing" if isinstance(error, KeyError) else f"it is damaged ({error})"
+    if isinstance(error, ET.ParseError | json.JSONDecodeError):
+        return f"it is damaged ({error})"
+    return (
+        f"{error} is missing"
+        if isinstance(error, KeyError)
+        else f"it says what cannot be used ({error})"
+    )
 
 
 def _groups(text: str) -> dict[str, Any]:
@@ -200,6 +242,12 @@ def _landsat(read: Mapping[str, Any], source: str) -> Calibration:
     sensor = str(flat["SPACECRAFT_ID"]).lower().replace("_", "-")
     level_2 = "LEVEL2_SURFACE_REFLECTANCE_PARAMETERS" in read
     own = read["LEVEL2_SURFACE_REFLECTANCE_PARAMETERS"] if level_2 else flat
+    if sensor not in SENSORS:
+        raise DataError(
+            f"Cannot use metadata {source}: no bands are known of {sensor}, only of "
+            f"{', '.join(name for name in SENSORS if name.startswith('landsat'))}. Write gain and "
+            "offset into a JSON file (see docs/radiometry.md)."
+        )
     sine = 1.0 if level_2 else math.sin(math.radians(_elevation(float(flat["SUN_ELEVATION"]))))
     lines = {}
     for number, name in SENSORS[sensor].items():
@@ -291,22 +339,30 @@ def _own(read: Mapping[str, Any], source: str) -> Calibration:
     sun = read.get("sun_elevation_deg")
     irradiance = read.get("solar_irradiance")
     lines = {}
+    sensor = str(read.get("sensor", "")).lower()
+    offsets = {_own_name(text, sensor): value for text, value in read.get("offset", {}).items()}
     for text, gain in read["gain"].items():
-        offset = float(read.get("offset", {}).get(text, 0))
+        offset = float(offsets.pop(_own_name(text, sensor), 0))
         scale = 1.0
         if irradiance is not None:
             day = date.fromisoformat(read["date"])
             scale = _from_radiance(float(irradiance[text]), float(read["sun_elevation_deg"]), day)
         elif sun is not None:
             scale = 1 / math.sin(math.radians(_elevation(float(sun))))
-        lines[band_name(text)] = (float(gain) * scale, offset * scale)
+        lines[_own_name(text, sensor)] = (float(gain) * scale, offset * scale)
+    if offsets:
+        raise ValueError(f"offset names {', '.join(offsets)}, gain does not")
     unit = str(read.get("unit", TOP_OF_ATMOSPHERE))
     if unit not in (TOP_OF_ATMOSPHERE, SURFACE):
         raise ValueError(f"unit is '{unit}', expected '{TOP_OF_ATMOSPHERE}' or '{SURFACE}'")
     bad = [name for name, line in lines.items() if not line[0] > 0 or not _finite(line)]
     if bad or not lines:
         raise ValueError(f"gain must be above 0 and finite ({', '.join(bad) or 'no band'})")
-    return Calibration(lines, unit, str(read.get("sensor", "")), source)
+    return Calibration(lines, unit, sensor, source)
+
+
+def _own_name(text: str, sensor: str) -> str:
+    return band_name(text, sensor if sensor in SENSORS else None)
 
 
 def _finite(values: Sequence[float]) -> bool:

@@ -164,6 +164,11 @@ class StackedScene:
         return tuple(unit for part in self._parts for unit in part.units)
 
     @property
+    def types(self) -> tuple[str, ...]:
+        """Types of the pixels of `bands`, in the same order."""
+        return tuple(part.dtype for part in self._parts for _ in part.bands)
+
+    @property
     def extent(self) -> Window:
         """The pixels under the bounds of the area of interest, or all."""
         extent = None if self._aoi is None else self._aoi.extent
@@ -267,12 +272,14 @@ def open_scene(
     known = (sensor or file.sensor).lower()
     if reflectance is not None:
         calibration = find_calibration(reflectance, file)
-        if calibration.sensor and sensor and calibration.sensor != sensor:
+        if calibration.sensor and known and calibration.sensor != known:
+            said = "--sensor" if sensor else file.path
             raise UsageError(
-                f"Cannot give reflectance: --sensor says {sensor}, {calibration.source} says "
+                f"Cannot give reflectance: {said} says {known}, {calibration.source} says "
                 f"{calibration.sensor}. Correct one of the two."
             )
-        first = ReflectanceScene(first, calibration)
+        zero_is_nodata = file.nodata is None and np.dtype(first.dtype).kind in "iu"
+        first = ReflectanceScene(first, calibration, zero_is_nodata=zero_is_nodata)
         known = known or calibration.sensor
         sources.append(SourceFile("reflectance", calibration.source))
     grid = first.grid

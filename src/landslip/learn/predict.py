@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from landslip.geo.errors import BandError, TileSetError
 from landslip.geo.labels import UNLABELLED
 from landslip.geo.probability import encode
 from landslip.geo.progress import track
-from landslip.learn.card import load_model
+from landslip.learn.card import ModelCard, load_model
 from landslip.learn.device import Compute
 from landslip.prepare.scaling import Scaling
 from landslip.prepare.tiles import Tile, TileSet
+
+log = logging.getLogger(__name__)
 
 
 def probabilities(
@@ -96,7 +99,7 @@ def score_model(
 
     Raises:
         ModelError: The model cannot be used.
-        TileSetError: The tile set has no such side.
+        TileSetError: The tile set has no such side, or its bands are in other units.
         BandError: The tiles lack a band of the model.
     """
     card, network = load_model(model)
@@ -108,6 +111,7 @@ def score_model(
             f"Cannot score on {tile_set.folder}: it has no tiles of '{split}', only of "
             f"{', '.join(found)}. Name one of them with --split."
         )
+    _require_like(tile_set, card)
     compute = Compute.choose(device, precision)
     placed = compute.place(network)
     total = ScoreHistogram.empty()
@@ -123,3 +127,22 @@ def score_model(
             "Use tiles with those bands."
         ) from error
     return total
+
+
+def _require_like(tile_set: TileSet, card: ModelCard) -> None:
+    """Scores on other numbers than the model learnt from would say nothing."""
+    if not tile_set.units or not card.units:
+        return
+    stored = dict(zip(tile_set.bands, tile_set.units, strict=True))
+    for band, unit in zip(card.bands, card.units, strict=True):
+        if stored.get(band, unit) != unit:
+            raise TileSetError(
+                f"Cannot score {card.name} on {tile_set.folder}: {band} is in {stored[band]}, the "
+                f"model learnt from {unit}. Tile the scene again as the model's ground was "
+                "(--reflectance or not)."
+            )
+    if tile_set.sensor and card.sensor and tile_set.sensor not in card.sensor.split(", "):
+        log.warning(
+            "%s learnt from %s, %s is of %s: map the scene to have its own numbers used",
+            card.name, card.sensor, tile_set.folder, tile_set.sensor,
+        )  # fmt: skip

@@ -18,7 +18,6 @@ from torch import nn
 from landslip import __version__
 from landslip.assess.pictures import write_pr_curve
 from landslip.assess.scores import Counts, ScoreHistogram
-from landslip.geo.bands import unit_of_index
 from landslip.geo.errors import DataError, ModelError, OutputError, TileSetError, UsageError
 from landslip.geo.interruption import Interruption
 from landslip.geo.output import plain_write_errors, refuse_existing, require_same, whole_file
@@ -32,7 +31,7 @@ from landslip.learn.losses import LOSSES
 from landslip.learn.models import build_model, model_entry
 from landslip.learn.predict import score_tiles
 from landslip.learn.recipes import Recipe, recipe_named
-from landslip.prepare.scaling import Ranges, Scaling, measure_percentiles, scaling_of
+from landslip.prepare.scaling import Ranges, Scaling, measure_percentiles, scaling_of, unit_of
 from landslip.prepare.split import SPLITS, TileOptions
 from landslip.prepare.tiles import Tile, TileSet, make_tiles, require_alike
 
@@ -145,6 +144,7 @@ def train_on_scene(
     asked = {
         "scene": [[each.role, each.path, list(each.bands), each.settings] for each in sources],
         "pixel_size_m": opened.grid.pixel_size_m,
+        "sensor": getattr(opened, "sensor", ""),
         "inventory": str(inventory),
         "checked": str(checked),
         "positive": positive,
@@ -336,8 +336,7 @@ class _Training:
         return percentiles
 
     def _scaling(self, percentiles: Ranges) -> Scaling:
-        first = self.tile_sets[0]
-        stretched = first.bands if first.dtype == "uint8" else ()
+        stretched = self.tile_sets[0].eight_bit
         return scaling_of(percentiles, eight_bit=stretched, quantised=self.recipe.quantised)
 
     def _units(self) -> tuple[str, ...]:
@@ -346,7 +345,7 @@ class _Training:
         if not all(each.units for each in self.tile_sets):
             return ()
         stored = dict(zip(first.bands, first.units, strict=True))
-        return tuple(stored.get(band) or unit_of_index(band) for band in self.bands)
+        return tuple(unit_of(band, stored) for band in self.bands)
 
     def _first_network(self, scaling: Scaling) -> nn.Module:
         torch.manual_seed(self.options.seed)

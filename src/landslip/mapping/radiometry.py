@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from landslip.geo.errors import DataError, UsageError
-from landslip.geo.raster import Scene
+from landslip.geo.grid import Window
+from landslip.geo.raster import DIGITAL, Scene
 from landslip.learn.card import ModelCard
 from landslip.prepare.scaling import (
     ABSOLUTE_UNITS,
@@ -104,7 +106,7 @@ def choose_scaling(scene: Scene, card: ModelCard, mode: str) -> ChosenScaling:
     level = logging.WARNING if mode == "auto" and used == "scene" else logging.INFO
     log.log(level, "scaling: the %s's numbers (%s); %s", used, why, chosen.table)
     if used == "model":
-        _warn_of_clipping(scaling, pixels)
+        _warn_of_clipping(scaling, pixels, units)
     return chosen
 
 
@@ -116,22 +118,37 @@ def _judged(
     for band, here, there in zip(card.bands, units, known, strict=True):
         if here != there:
             return "scene", f"{band} is in {here}, the model learnt from {there}"
+    is_stretched = _type_of(scene) == "uint8"
+    # Eight-bit values were stretched, scene by scene: no sensor's numbers.
+    if is_stretched != _is_stretched(card, units):
+        if is_stretched:
+            return "scene", "the scene has 8-bit values, the model learnt from others"
+        return "scene", "the model learnt from 8-bit values, the scene has others"
     mine, theirs = getattr(scene, "sensor", ""), card.sensor
     if mine and theirs:
-        if mine == theirs:
+        if mine in theirs.split(", "):
             return "model", f"same sensor, {mine}, and units"
         return "scene", f"the scene is {mine}'s, the model learnt from {theirs}'s"
     if not card.percentiles and all((low, high) == EIGHT_BIT for _, low, high in learnt):
-        is_stretched = getattr(scene, "dtype", "") == "uint8"
-        if is_stretched:
-            return "model", "both are 8-bit"
-        return "scene", "the model learnt from 8-bit values, the scene has others"
+        return "model", "both are 8-bit"
     for (band, low, high), (_, first, last), unit in zip(learnt, found, units, strict=True):
         shared = min(high, last) - max(low, first)
         joint = max(high, last) - min(low, first)
         if unit not in ABSOLUTE_UNITS and not shared >= SHARED_RANGE * joint:
             return "scene", f"the range of {band} is another, and the sensor is not known to be one"
     return "model", "same units, and alike ranges; the sensor is not known"
+
+
+def _type_of(scene: Scene) -> str:
+    """Type of the pixels; of several files, of the first."""
+    known = str(getattr(scene, "dtype", ""))
+    return known or scene.read(Window(0, 0, 1, 1), scene.bands[:1]).values.dtype.name
+
+
+def _is_stretched(card: ModelCard, units: tuple[str, ...]) -> bool:
+    own = [(low, high) for (_, low, high), unit in zip(card.scaling, units, strict=True)
+           if unit == DIGITAL]  # fmt: skip
+    return bool(own) and all(ends == EIGHT_BIT for ends in own)
 
 
 def _of_scene(scaling: Scaling, learnt: Ranges, found: Ranges, units: tuple[str, ...]) -> Scaling:
@@ -148,14 +165,18 @@ def _of_scene(scaling: Scaling, learnt: Ranges, found: Ranges, units: tuple[str,
     return scaling.matched(learnt, kept)
 
 
-def _warn_of_clipping(scaling: Scaling, pixels: np.typing.NDArray[np.float32]) -> None:
+def _warn_of_clipping(
+    scaling: Scaling, pixels: NDArray[np.float32], units: tuple[str, ...]
+) -> None:
     """Warn where many pixels of the scene lie outside what the model has seen."""
-    for (band, low, high), values in zip(scaling.ranges, pixels, strict=True):
+    for (band, low, high), values, unit in zip(scaling.ranges, pixels, units, strict=True):
         outside = float(((values < low) | (values > high)).mean())
         first, last = np.percentile(values, [2, 98])
         if outside > CLIPPED_SHARE or last - first < 0.1 * (high - low):
             log.warning(
                 "band %s: the model learnt %g to %g, the scene holds %g to %g (%.0f %% outside): "
-                "the radiometry differs, so use --scaling scene, or train on this scene",
-                band, low, high, first, last, 100 * outside,
+                "%s", band, low, high, first, last, 100 * outside,
+                "such ground was not learnt from, so train on some of it"
+                if unit in ABSOLUTE_UNITS
+                else "the radiometry differs, so use --scaling scene, or train on this scene",
             )  # fmt: skip

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from landslip.geo.bands import unit_of_index
+from landslip.geo.bands import OF_THE_BANDS, sources_of, unit_of_index
 from landslip.geo.errors import DataError
 from landslip.geo.grid import Grid, Window
 from landslip.geo.output import refuse_existing
 from landslip.geo.progress import track
-from landslip.geo.raster import DIGITAL, Raster, Scene, derive
+from landslip.geo.raster import DIGITAL, SENSOR_TAG, Raster, Scene, derive
 from landslip.geo.scene import StackedScene
 from landslip.geo.windows import cover, spread
 from landslip.geo.writing import write_scene
@@ -130,7 +130,8 @@ def pooled_pixels(rasters: Iterable[Raster], count: int) -> NDArray[np.float32]:
     samples = []
     for raster in rasters:
         pixels = raster.values[:, raster.valid]
-        step = -(-pixels.shape[1] // quota) or 1
+        # By all pixels, not by the valid ones: else ground beside cloud would weigh more.
+        step = -(-raster.valid.size // quota)
         samples.append(pixels[:, ::step].astype(np.float32))
     return np.concatenate(samples, axis=1) if samples else np.zeros((0, 0), dtype=np.float32)
 
@@ -167,7 +168,13 @@ def units_of(scene: Scene, bands: Sequence[str]) -> tuple[str, ...]:
     """Units of bands and indices, in their order; digital numbers where a scene states none."""
     units = getattr(scene, "units", None) or (DIGITAL,) * len(scene.bands)
     stored = dict(zip(scene.bands, units, strict=True))
-    return tuple(stored.get(band) or unit_of_index(band) for band in bands)
+    return tuple(unit_of(band, stored) for band in bands)
+
+
+def unit_of(band: str, stored: Mapping[str, str]) -> str:
+    """Unit of a band or an index, from the units of the bands that are stored, by name."""
+    unit = stored.get(band) or unit_of_index(band)
+    return stored[sources_of([band], tuple(stored))[0]] if unit == OF_THE_BANDS else unit
 
 
 class EightBitScene:
@@ -229,7 +236,9 @@ def write_eight_bit(
                 f"Cannot stretch band '{band}' to 8 bit: it is {low:g} nearly everywhere. Leave "
                 "it out with --bands."
             )
-    stretch = {f"LANDSLIP_8BIT_{band.upper()}": f"{low!r} {high!r}" for band, low, high in ranges}
+    sensor = getattr(scene, "sensor", "")
+    stretch = {SENSOR_TAG: sensor} if sensor else {}
+    stretch |= {f"LANDSLIP_8BIT_{band.upper()}": f"{low!r} {high!r}" for band, low, high in ranges}
     write_scene(
         EightBitScene(scene, ranges), out, dtype="uint8", nodata=0, tags=stretch | (tags or {}),
         threads=threads, cog=cog, overwrite=overwrite,

@@ -111,6 +111,8 @@ class TileSet:
     """Units of `bands`; empty where they are not known."""
     sensor: str = ""
     """Sensor of the scene; empty where it is not known."""
+    types: tuple[str, ...] = ()
+    """Types of the scene's bands before they were put side by side; empty where all are `dtype`."""
 
     @classmethod
     def open(cls, folder: str | Path) -> TileSet:
@@ -125,7 +127,7 @@ class TileSet:
 
         folder = Path(folder)
         try:
-            head: dict[str, Any] = {"percentiles": (), "units": (), "sensor": ""}
+            head: dict[str, Any] = {"percentiles": (), "units": (), "sensor": "", "types": ()}
             head |= json.loads((folder / "tileset.json").read_text(encoding="utf-8"))
             rows = pyogrio.read_dataframe(folder / "tiles.gpkg", read_geometry=False)
             version = str(head["format_version"])
@@ -143,7 +145,7 @@ class TileSet:
                 folder, tiles, tuple(head["bands"]), float(head["pixel_size_m"]), head["crs"],
                 head["dtype"], tuple(head["sources"]),
                 tuple((str(b), float(low), float(high)) for b, low, high in head["percentiles"]),
-                tuple(head["units"]), str(head["sensor"]),
+                tuple(head["units"]), str(head["sensor"]), tuple(head["types"]),
             )  # fmt: skip
         except TileSetError:
             raise
@@ -152,6 +154,12 @@ class TileSet:
                 f"Cannot open tile set {folder}: it needs a tileset.json and a tiles.gpkg as "
                 f"`landslip tile` writes them ({error}). Make it again with landslip tile."
             ) from error
+
+    @property
+    def eight_bit(self) -> tuple[str, ...]:
+        """Bands that were stretched to 8 bit; they keep 0 to 255."""
+        types = self.types or (self.dtype,) * len(self.bands)
+        return tuple(band for band, kind in zip(self.bands, types, strict=True) if kind == "uint8")
 
     def of(self, split: str) -> tuple[Tile, ...]:
         """The tiles of one side."""
@@ -270,6 +278,7 @@ def make_tiles(
             "percentiles": measure_scene(opened, opened.bands),
             "units": units_of(opened, opened.bands),
             "sensor": getattr(opened, "sensor", ""),
+            "types": getattr(opened, "types", ()),
         }
         _write_index(folder, tiles, opened.grid, opened.bands, sources, radiometry=radiometry)
         from landslip.prepare.pictures import write_split_picture
@@ -582,15 +591,17 @@ def require_alike(tile_sets: Sequence[TileSet], bands: Sequence[str] | None = No
 
 def _require_same_radiometry(first: TileSet, other: TileSet) -> None:
     both = f"Cannot train on {first.folder} and {other.folder} together"
-    if (first.dtype == "uint8") != (other.dtype == "uint8"):
+    common = set(first.bands) & set(other.bands)
+    stretched = sorted(common & (set(first.eight_bit) ^ set(other.eight_bit)))
+    if stretched:
         raise TileSetError(
-            f"{both}: the pixels are {first.dtype} and {other.dtype}, so one was stretched to "
-            "8 bit. Train on one kind, or convert it to one."
+            f"{both}: {', '.join(stretched)} stretched to 8 bit in one and not in the other. "
+            "Train on one kind, or convert it to one."
         )
     if not first.units or not other.units:
         return
     mine, theirs = (dict(zip(each.bands, each.units, strict=True)) for each in (first, other))
-    for band in set(mine) & set(theirs):
+    for band in sorted(common):
         if mine[band] != theirs[band]:
             raise TileSetError(
                 f"{both}: {band} is in {mine[band]} and in {theirs[band]}. Tile both with "

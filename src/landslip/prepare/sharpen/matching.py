@@ -16,8 +16,8 @@ from landslip.geo.parallel import default_threads, in_order
 from landslip.geo.progress import track
 from landslip.geo.scene import UnusableGround
 from landslip.geo.windows import cover, spread
-from landslip.prepare.fusion import METHODS, Fusion, Moments, fit
-from landslip.prepare.pair import Pair
+from landslip.prepare.sharpen.fusion import METHODS, Fusion, Moments, fit
+from landslip.prepare.sharpen.pair import Pair
 
 log = logging.getLogger(__name__)
 

@@ -33,9 +33,9 @@ from landslip.geo.raster import (
 )
 from landslip.geo.scene import SourceFile
 from landslip.geo.writing import CACHE_BYTES, write_scene
-from landslip.prepare.matching import Matching, SharpenOptions, match_pair
-from landslip.prepare.pair import Misregistration, Pair, open_pair
 from landslip.prepare.scaling import write_eight_bit
+from landslip.prepare.sharpen.matching import Matching, SharpenOptions, match_pair
+from landslip.prepare.sharpen.pair import Misregistration, Pair, open_pair
 
 log = logging.getLogger(__name__)
 

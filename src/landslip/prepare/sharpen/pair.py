@@ -17,7 +17,7 @@ from landslip.geo.errors import BandError, DataError, RasterError
 from landslip.geo.grid import Grid
 from landslip.geo.raster import FileScene
 from landslip.geo.upsample import UpsampledScene
-from landslip.prepare.coregister import Offset, measure_offset
+from landslip.prepare.sharpen.coregister import Offset, measure_offset
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from landslip.geo.grid import Window
 from landslip.geo.raster import Scene
-from landslip.prepare.fusion import Moments, fit
+from landslip.prepare.sharpen.fusion import Moments, fit
 
 CELL_PX = 48
 """Side of the windows that are compared (multispectral px)."""

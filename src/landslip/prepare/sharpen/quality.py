@@ -32,10 +32,10 @@ from landslip.geo.progress import track
 from landslip.geo.raster import FileScene, Raster, Scene, create_raster, rasterio_window
 from landslip.geo.upsample import UpsampledScene
 from landslip.geo.windows import cover, spread
-from landslip.prepare.fusion import Moments, share_explained
-from landslip.prepare.matching import SharpenOptions, match_pair
-from landslip.prepare.pair import Pair, in_pixels
-from landslip.prepare.pansharpen import PansharpenedScene
+from landslip.prepare.sharpen.fusion import Moments, share_explained
+from landslip.prepare.sharpen.matching import SharpenOptions, match_pair
+from landslip.prepare.sharpen.pair import Pair, in_pixels
+from landslip.prepare.sharpen.pansharpen import PansharpenedScene
 
 BLOCK_PX = 32
 """Side of the squares in which the universal index is computed (px)."""

@@ -1,0 +1,1 @@
+"""One sharp scene from a panchromatic and a multispectral file."""
