@@ -83,26 +83,27 @@ def quality() -> None:
     keep("quality", figures)
 
 
-def mirrored(length: int, side: int) -> NDArray[np.intp]:
-    """Indices that walk to and fro over `side` pixels."""
-    position = np.arange(length) % (2 * side)
-    return np.where(position < side, position, 2 * side - 1 - position)
+def mirrored(position: NDArray[np.floating], side: int) -> NDArray[np.intp]:
+    """Pixels of a file of `side` px under positions that walk to and fro over it."""
+    folded = np.floor(position).astype(np.intp) % (2 * side)
+    return np.where(folded < side, folded, 2 * side - 1 - folded).astype(np.intp)
 
 
 def write_mirrored(source: Path, out: Path, shape: tuple[int, int], size_m: float) -> None:
-    """Write a large file by mirroring a real one, strip by strip."""
+    """Write a large file by mirroring a real one; uncompressed tiles, as vendors deliver."""
     with rasterio.open(source) as file:
         small, profile = file.read(), file.profile
     corner = profile["transform"]
+    # One ground for both files, whatever their pixels: positions in m, nearest pixel.
+    rows, cols = (
+        mirrored((np.arange(length) + 0.5) * size_m / corner.a, side)
+        for length, side in zip(shape, small.shape[1:], strict=True)
+    )
     profile |= {
         "driver": "GTiff", "height": shape[0], "width": shape[1], "tiled": True, "blockxsize": 512,
-        "blockysize": 512, "compress": "deflate", "predictor": 2, "zlevel": 1,
-        "num_threads": THREADS, "bigtiff": "if_safer",
+        "blockysize": 512, "compress": None, "bigtiff": "if_safer",
         "transform": Affine(size_m, 0, corner.c, 0, -size_m, corner.f),
     }  # fmt: skip
-    rows, cols = (
-        mirrored(length, side) for length, side in zip(shape, small.shape[1:], strict=True)
-    )
     with rasterio.open(out, "w", **profile) as file:
         for row in range(0, shape[0], 512):
             part = small[:, rows[row : row + 512]][:, :, cols]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from landslip.geo.errors import DataError, UsageError
 from landslip.geo.raster import FileScene
-from landslip.geo.upsample import UpsampledScene
+from landslip.geo.resample import UpsampledScene
 from landslip.prepare.sharpen.fusion import Fusion, Moments, fit, share_explained
 from reference import full_gram_schmidt
 

@@ -128,6 +128,6 @@ def test_gsa_leads_on_real_pairs(data: Path, tmp_path: Path, number: int) -> Non
             assert row.consistency_ergas < row.ergas
         assert found.rows[0].pan_explained < min(row.pan_explained for row in found.rows[1:])
     assert all(errors[True][method] < errors[False][method] for method in METHODS)
-    assert errors[True][UPSAMPLED] == errors[False][UPSAMPLED]
+    assert errors[True][UPSAMPLED] == pytest.approx(errors[False][UPSAMPLED], rel=0.01)
     write_quality(scene, found, tmp_path / "report")
     assert (tmp_path / "report" / "quality.png").stat().st_size > 20_000

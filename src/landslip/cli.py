@@ -353,7 +353,6 @@ def pansharpen(
     """
     from landslip.geo.output import refuse_existing
     from landslip.prepare.sharpen.pansharpen import pansharpen as sharpen
-    from landslip.prepare.sharpen.quality import sharpen_quality, write_quality
 
     if report is not None:
         refuse_existing(report, overwrite=overwrite, marker="quality.json")
@@ -365,6 +364,8 @@ def pansharpen(
     with closing(scene):
         _say(_table(f"{out}", scene.rows()))
         if report is not None:
+            from landslip.prepare.sharpen.quality import sharpen_quality, write_quality
+
             found = sharpen_quality(scene)
             write_quality(scene, found, report, overwrite=overwrite)
             _say(found.table())

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import pyogrio
 import shapely
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, Resampling
@@ -226,6 +225,8 @@ def _threshold_of(path: str, threshold: float | None, tag: str | None) -> float:
 
 def _polygons_by_layer(file: str) -> dict[str, int]:
     """How many polygons the layers of a file hold; nothing where it cannot be opened."""
+    import pyogrio
+
     try:
         layers = pyogrio.list_layers(file)
         names = [str(name) for name, kind in layers if kind is not None]  # not styles and tables

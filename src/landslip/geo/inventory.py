@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyogrio
 import pyproj
 import shapely
 from affine import Affine
@@ -114,6 +113,7 @@ def read_polygons(path: str | Path, grid: Grid, *, what: str = "inventory") -> P
 
 def _read_frame(path: str, what: str) -> gpd.GeoDataFrame:
     import geopandas as gpd
+    import pyogrio
 
     file, _, layer = path.partition("|layername=")
     if "://" not in file and not file.startswith("/vsi") and not Path(file).exists():
@@ -240,6 +240,8 @@ class Area:
 
 def write_layers(path: Path, layers: Mapping[str, gpd.GeoDataFrame]) -> None:
     """Write layers into one GeoPackage, with a fixed date so that bytes depend on content only."""
+    import pyogrio
+
     with _fixed_date(), warnings.catch_warnings():
         # Pictures without a position have no CRS, and that is said elsewhere.
         warnings.filterwarnings("ignore", message="'crs' was not provided")
@@ -260,6 +262,8 @@ def refuse_reviewed(folder: Path) -> None:
 
     Reviewed is a `status` of accepted, edited or rejected.
     """
+    import pyogrio
+
     path = folder / "landslides.gpkg"
     if not path.exists() or "status" not in pyogrio.read_info(path, layer=LAYER)["fields"]:
         return
@@ -274,6 +278,8 @@ def refuse_reviewed(folder: Path) -> None:
 
 @contextmanager
 def _fixed_date() -> Iterator[None]:
+    import pyogrio
+
     before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
     pyogrio.set_gdal_config_options(
         {"OGR_CURRENT_DATE": os.environ.get("OGR_CURRENT_DATE", FIXED_DATE)}

@@ -7,26 +7,27 @@ import glob
 import os
 import shutil
 import struct
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import pyogrio.errors
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError  # what rasterio.shutil raises; it has no public name
 from rasterio.errors import RasterioError
 
 from landslip.geo.errors import OutputError
 
-_LIBRARY_ERRORS = (
-    RasterioError,
-    CPLE_BaseError,
-    pyogrio.errors.DataLayerError,
-    pyogrio.errors.DataSourceError,
-    pyogrio.errors.FeatureError,
-)
+
+def _library_errors() -> tuple[type[BaseException], ...]:
+    """What GDAL reports errors with; pyogrio only where it is loaded, as it takes pandas along."""
+    pyogrio = sys.modules.get("pyogrio.errors")
+    if pyogrio is None:
+        return RasterioError, CPLE_BaseError
+    own = pyogrio.DataLayerError, pyogrio.DataSourceError, pyogrio.FeatureError
+    return RasterioError, CPLE_BaseError, *own
 
 
 def refuse_existing(path: Path, *, overwrite: bool, marker: str | None = None) -> None:
@@ -208,7 +209,7 @@ def plain_write_errors(path: Path) -> Iterator[None]:
         yield
     except OutputError:
         raise
-    except _LIBRARY_ERRORS as error:
+    except _library_errors() as error:
         raise OutputError(
             f"Cannot write {path}: {str(error).rstrip('.')}. Check the free space and the rights "
             "of its folder."

@@ -273,7 +273,8 @@ class FileScene:
                 valid &= dataset.read(alpha, window=box) > 0
         if values.dtype.kind == "f":
             valid &= np.isfinite(values).all(axis=0)
-        values[:, ~valid] = 0
+        if not valid.all():
+            values[:, ~valid] = 0
         raster = Raster(values, valid, stored, self.grid.crop(window))
         if stored == tuple(bands):
             return raster

@@ -96,7 +96,8 @@ class ReflectanceScene:
             valid = valid & (read.values != 0).all(axis=0)
         values *= lines[:, 0, None, None]
         values += lines[:, 1, None, None]
-        values[:, ~valid] = 0
+        if not valid.all():
+            values[:, ~valid] = 0
         raster = Raster(values, valid, stored, read.grid)
         if stored == tuple(bands):
             return raster

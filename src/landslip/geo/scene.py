@@ -195,7 +195,8 @@ class StackedScene:
         valid = np.logical_and.reduce([raster.valid for raster in read])
         if self._aoi is not None or self._unusable is not None:
             valid &= self.excluded(window) == OBSERVED
-        values[:, ~valid] = 0
+        if not valid.all():
+            values[:, ~valid] = 0
         raster = Raster(values, valid, stored, self.grid.crop(window))
         return (
             raster

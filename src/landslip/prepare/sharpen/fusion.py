@@ -7,7 +7,7 @@ whole scene; after them every pixel is computed alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -37,20 +37,21 @@ class Moments:
     """Sums of products of deviations from the mean, shape (N, N)."""
 
     @classmethod
-    def of(cls, observations: NDArray[np.floating]) -> Self:
-        """Moments of observations, shape (N, pixels). Sums run in one order on any machine load."""
-        planes = np.asarray(observations, dtype=np.float64)
+    def of(cls, planes: NDArray[np.floating], valid: NDArray[np.bool_] | None = None) -> Self:
+        """Moments of observations, shape (N, ...), where `valid`, shape (...), is True.
+
+        Sums run in one order, whatever else the machine does.
+        """
+        if valid is not None and not valid.all():
+            planes = planes[:, valid]
+        planes = np.asarray(planes, dtype=np.float64).reshape(len(planes), -1)
         variables, count = planes.shape
         if count == 0:
             return cls(0, np.zeros(variables), np.zeros((variables, variables)))
         mean = planes.mean(axis=1)
         centred = planes - mean[:, None]
-        scatter = np.empty((variables, variables))
-        for row in range(variables):
-            for col in range(row + 1):
-                # Not a matrix product: its sums may run in another order with other threads.
-                scatter[row, col] = scatter[col, row] = (centred[row] * centred[col]).sum()
-        return cls(count, mean, scatter)
+        # Not a matrix product: its sums may run in another order with other threads.
+        return cls(count, mean, np.einsum("in,jn->ij", centred, centred))
 
     def __add__(self, other: Moments) -> Moments:
         count = self.count + other.count
@@ -109,27 +110,55 @@ class Fusion:
         Returns:
             Shape (bands, H, W), of the type of `upsampled`; not rounded.
         """
-        kind = upsampled.dtype.type
-        simulated = np.full(pan.shape, kind(self.intercept))
-        product = np.empty_like(simulated)
-        # One operation after the other: then no pixel depends on its neighbours in memory.
-        for weight, plane in zip(self.weights, upsampled, strict=True):
-            simulated += np.multiply(plane, kind(weight), out=product)
         numbers = range(len(upsampled)) if chosen is None else chosen
-        out = np.empty((len(numbers), *pan.shape), dtype=upsampled.dtype)
+        return np.stack(list(self.finish(pan, self.mix(upsampled, numbers), numbers)))
+
+    def mix(self, bands: NDArray[np.floating], chosen: Sequence[int]) -> NDArray[np.floating]:
+        """All that a sharp pixel takes from the bands, before or after they are upsampled.
+
+        Sums of bands may be upsampled as well as bands, and there are fewer coarse pixels: gs and
+        gsa need ``M_k + gains_k (pan_offset - I)``, brovey the bands and the simulated pan.
+
+        Args:
+            bands: All bands, shape (C, H, W).
+            chosen: Numbers of the bands to give.
+
+        Returns:
+            Shape (K, H, W): a plane a chosen band, and for brovey the simulated pan.
+        """
+        kind = bands.dtype.type
+        simulated = np.full(bands.shape[1:], kind(self.intercept))
+        # One operation after the other: then no pixel depends on its neighbours in memory.
+        for weight, plane in zip(self.weights, bands, strict=True):
+            simulated += plane * kind(weight)
         if self.method == "brovey":
-            usable = simulated > 0
-            ratio = np.divide(pan, simulated, out=np.ones_like(simulated), where=usable)
-            for number, plane in zip(numbers, out, strict=True):
-                np.multiply(upsampled[number], ratio, out=plane)
-            return out
-        detail = np.multiply(pan, kind(self.pan_scale), out=product)
-        detail += kind(self.pan_offset)
-        detail -= simulated
-        for number, plane in zip(numbers, out, strict=True):
-            np.multiply(detail, kind(self.gains[number]), out=plane)
-            plane += upsampled[number]
-        return out
+            return np.stack([*(bands[number] for number in chosen), simulated])
+        missing = kind(self.pan_offset) - simulated
+        return np.stack([bands[number] + missing * kind(self.gains[number]) for number in chosen])
+
+    def finish(
+        self,
+        pan: NDArray[np.floating],
+        mixed: NDArray[np.floating],
+        chosen: Sequence[int],
+    ) -> Iterator[NDArray[np.floating]]:
+        """Add what the pan gives to what `mix` made, upsampled: a plane (H, W) a chosen band."""
+        kind = mixed.dtype.type
+        if self.method == "brovey":
+            simulated = mixed[-1]
+            bright = simulated > 0
+            if bright.all():
+                ratio = pan / simulated
+            else:
+                ratio = np.where(bright, pan / np.where(bright, simulated, np.inf), 1)
+                ratio = ratio.astype(mixed.dtype)
+            for base in mixed[:-1]:
+                yield base * ratio
+            return
+        for number, base in zip(chosen, mixed, strict=True):
+            plane = pan * kind(self.gains[number] * self.pan_scale)
+            plane += base
+            yield plane
 
 
 def fit(

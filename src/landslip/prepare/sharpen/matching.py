@@ -24,8 +24,10 @@ log = logging.getLogger(__name__)
 DEFAULT_METHOD = "gsa"
 STATISTICS_PX = 512
 """Side of the multispectral windows whose moments are added (px)."""
-PAN_STATISTICS_PX = 2048
+PAN_STATISTICS_PX = 1024
 """Side of the pan's windows whose moments are added (px)."""
+LEVELS_PX = 64
+"""Side of the multispectral windows in which Brovey looks at the levels (px)."""
 LIKE_LEVELS = (0.5, 2.0)
 """Mean of the pan over the mean of the bands between which Brovey keeps colours."""
 GROUPS = 20
@@ -82,7 +84,8 @@ def match_pair(pair: Pair, options: SharpenOptions, unusable: str | Path | None 
     windows = list(cover(pair.bands.grid, STATISTICS_PX))
     if options.method == "brovey":
         # It needs no statistics; a look at the levels, to warn.
-        parts = _band_moments(pair, unusable, spread(windows, GROUPS), threads)
+        small = list(cover(pair.bands.grid, LEVELS_PX))
+        parts = _band_moments(pair, unusable, spread(small, GROUPS), threads)
         fusion = fit("brovey", reduce(add, parts), weights=options.weights)
         _require_like_levels(pair, fusion, reduce(add, parts))
         return Matching(fusion)
@@ -124,7 +127,7 @@ def _band_moments(
         valid = below.valid & above.valid
         if cloud is not None:
             valid &= ~cloud.read(window)
-        return Moments.of(np.concatenate([below.values[:, valid], above.values[:, valid]]))
+        return Moments.of(np.concatenate([below.values, above.values]), valid)
 
     found = in_order(moments_of, windows, threads)
     return list(track(found, total=len(windows), what="Measuring the bands"))
@@ -141,7 +144,7 @@ def _pan_moments(
         valid = raster.valid & pair.upsampled.valid(window)
         if cloud is not None:
             valid &= ~cloud.read(window)
-        return Moments.of(raster.values[:, valid])
+        return Moments.of(raster.values, valid)
 
     found = in_order(moments_of, windows, threads)
     return list(track(found, total=len(windows), what="Measuring the pan"))

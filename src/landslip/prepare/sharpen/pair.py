@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 from affine import Affine
-from rasterio.enums import Resampling
 from rasterio.warp import transform as transform_points
 
 from landslip.geo.bands import band_name
 from landslip.geo.errors import BandError, DataError, RasterError
 from landslip.geo.grid import Grid
 from landslip.geo.raster import FileScene
-from landslip.geo.upsample import UpsampledScene
+from landslip.geo.resample import AveragedScene, UpsampledScene
 from landslip.prepare.sharpen.coregister import Offset, measure_offset
 
 
@@ -58,7 +57,7 @@ class Pair:
     """All multispectral bands, on their own grid."""
     chosen: tuple[str, ...]
     """Bands to give."""
-    averaged: FileScene
+    averaged: AveragedScene
     """The pan averaged over the ground of every multispectral pixel, float32."""
     upsampled: UpsampledScene
     """The bands on the pan's grid by cubic convolution, float32."""
@@ -89,7 +88,7 @@ def open_pair(
     """
     panchromatic, multispectral, chosen = _open_files(pan, ms, bands, sensor, unnamed=unnamed)
     coarse, fine = multispectral.grid, panchromatic.grid
-    averaged = panchromatic.laid_over(coarse, Resampling.average)
+    averaged = AveragedScene(panchromatic, coarse)
     offset = measure_offset(averaged, multispectral)
     if coregister and offset is None:
         raise DataError(
@@ -103,7 +102,7 @@ def open_pair(
     if coregister:
         averaged.close()
         moved = _moved(coarse, offset.rows_px, offset.cols_px)
-        averaged = panchromatic.laid_over(moved, Resampling.average)
+        averaged = AveragedScene(panchromatic, moved)
         # Where the pan's pixels lie in what the multispectral file says of itself.
         fine = _moved(fine, -found.rows_px, -found.cols_px)
     upsampled = UpsampledScene(multispectral, fine)

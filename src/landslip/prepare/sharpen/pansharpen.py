@@ -88,11 +88,17 @@ class PansharpenedScene:
         """The pixels of one window, sharpened and rounded to the type of the file."""
         require_inside(window, self.grid)
         stored = sources_of(bands, self.bands)
-        pan, below = self.pan(window), self.pair.upsampled.read(window, self.multispectral.bands)
-        valid = pan.valid & below.valid
+        fusion = self.matching.fusion
         chosen = [self.multispectral.bands.index(band) for band in stored]
-        fused = self.matching.fusion.apply(pan.values[0].astype(np.float32), below.values, chosen)
-        values = _to_type(fused, valid, np.dtype(self.dtype), self.nodata)
+        mixed, valid = self.pair.upsampled.mixed(window, lambda bands: fusion.mix(bands, chosen))
+        pan = self.pan(window)
+        valid = valid & pan.valid
+        values = np.empty((len(stored), *valid.shape), dtype=self.dtype)
+        fused = fusion.finish(pan.values[0].astype(np.float32), mixed, chosen)
+        for plane, target in zip(fused, values, strict=True):
+            target[...] = _to_type(plane, values.dtype, self.nodata)
+        if not valid.all():
+            values[:, ~valid] = 0
         raster = Raster(values, valid, stored, self.grid.crop(window))
         if stored == tuple(bands):
             return raster
@@ -211,29 +217,24 @@ def _nodata(pan: FileScene, bands: FileScene) -> float | None:
 
 
 def _to_type(
-    fused: NDArray[np.floating],
-    valid: NDArray[np.bool_],
-    kind: np.dtype[Any],
-    nodata: float | None,
+    fused: NDArray[np.floating], kind: np.dtype[Any], nodata: float | None
 ) -> NDArray[Any]:
-    """Round to a type; valid pixels never take the value of nodata, others are 0."""
+    """Round to a type, `fused` in place; no pixel takes the value of nodata."""
     if kind.kind == "f":
         out = fused.astype(kind)
         if nodata is not None and not math.isnan(nodata):
             out[out == nodata] = np.nextafter(kind.type(nodata), kind.type(np.inf))
-    else:
-        limits = np.iinfo(kind)
-        np.rint(fused, out=fused)
-        # The largest float32 up to the limit: 2^32 - 1, say, is none.
-        top = np.float32(limits.max)
-        top = top if int(top) <= limits.max else np.nextafter(top, np.float32(0))
-        np.clip(fused, np.float32(limits.min), top, out=fused)
-        out = fused.astype(kind)
-        if nodata is not None and limits.min <= nodata <= limits.max:
-            beside = nodata + 1 if nodata < limits.max else nodata - 1
-            out[out == kind.type(nodata)] = kind.type(beside)
-    if not valid.all():
-        out[:, ~valid] = 0
+        return out
+    limits = np.iinfo(kind)
+    # The largest float32 up to the limit: 2^32 - 1, say, is none.
+    top = np.float32(limits.max)
+    top = top if int(top) <= limits.max else np.nextafter(top, np.float32(0))
+    np.rint(fused, out=fused)
+    np.clip(fused, np.float32(limits.min), top, out=fused)
+    out = fused.astype(kind)
+    if nodata is not None and limits.min <= nodata <= limits.max:
+        beside = nodata + 1 if nodata < limits.max else nodata - 1
+        out[out == kind.type(nodata)] = kind.type(beside)
     return out
 
 

@@ -30,7 +30,7 @@ from landslip.geo.grid import Grid, Window
 from landslip.geo.output import whole_folder
 from landslip.geo.progress import track
 from landslip.geo.raster import FileScene, Raster, Scene, create_raster, rasterio_window
-from landslip.geo.upsample import UpsampledScene
+from landslip.geo.resample import AveragedScene, UpsampledScene
 from landslip.geo.windows import cover, spread
 from landslip.prepare.sharpen.fusion import Moments, share_explained
 from landslip.prepare.sharpen.matching import SharpenOptions, match_pair
@@ -277,15 +277,13 @@ def _reduced(pair: Pair, folder: Path) -> Pair:
         fine.crs, fine.transform * Affine.scale(ratio), max(int(fine.height / ratio), 1),
         max(int(fine.width / ratio), 1),
     )  # fmt: skip
-    larger = pair.bands.laid_over(coarse, Resampling.average)
-    with closing(larger):
-        _copy(pair.averaged, fine, folder / "pan.tif")
-        _copy(larger, coarse, folder / "bands.tif")
+    _copy(pair.averaged, fine, folder / "pan.tif")
+    _copy(AveragedScene(pair.bands, coarse), coarse, folder / "bands.tif")
     pan = FileScene(str(folder / "pan.tif"), {"pan": 1})
     bands = FileScene(
         str(folder / "bands.tif"), {band: n for n, band in enumerate(pair.bands.bands, 1)}
     )
-    averaged = pan.laid_over(coarse, Resampling.average)
+    averaged = AveragedScene(pan, coarse)
     return Pair(pan, bands, pair.chosen, averaged, UpsampledScene(bands, fine), None)
 
 
@@ -385,10 +383,8 @@ def _averaged(raster: Raster, grid: Grid) -> Raster:
         ) as out:
             out.write(values)
         names = {band: number for number, band in enumerate(raster.bands, 1)}
-        with closing(
-            FileScene(memory.name, names, grid=grid, resampling=Resampling.average)
-        ) as scene:
-            return scene.read(grid.window, raster.bands)
+        with closing(FileScene(memory.name, names)) as scene:
+            return AveragedScene(scene, grid).read(grid.window, raster.bands)
 
 
 def write_quality(

@@ -16,7 +16,7 @@ from rasterio.warp import transform
 
 from landslip.geo.grid import Grid, Window
 from landslip.geo.raster import FileScene
-from landslip.geo.upsample import UpsampledScene, cubic_weights, filled
+from landslip.geo.resample import UpsampledScene, cubic_weights, filled
 from reference import cubic_at
 from tiny import write_scene
 
