@@ -6,6 +6,7 @@ Needs the data folder named by LANDSLIP_DATA. Figures are kept in `experiments/p
     python benchmarks/pansharpen.py speed             full size: 8 GB of disk
     python benchmarks/pansharpen.py speed --share .25
     python benchmarks/pansharpen.py mapping
+    python benchmarks/pansharpen.py radiometry        on the made-up valley
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 import landslip
+from landslip.geo.raster import DIGITAL, create_raster
+from landslip.geo.reflectance import TOP_OF_ATMOSPHERE
 from landslip.prepare.sharpen.fusion import METHODS
 from landslip.prepare.sharpen.matching import SharpenOptions
 from landslip.prepare.sharpen.pansharpen import open_pansharpened
@@ -86,7 +90,8 @@ def quality() -> None:
 def mirrored(position: NDArray[np.floating], side: int) -> NDArray[np.intp]:
     """Pixels of a file of `side` px under positions that walk to and fro over it."""
     folded = np.floor(position).astype(np.intp) % (2 * side)
-    return np.where(folded < side, folded, 2 * side - 1 - folded).astype(np.intp)
+    pixels: NDArray[np.intp] = np.where(folded < side, folded, 2 * side - 1 - folded)
+    return pixels
 
 
 def write_mirrored(source: Path, out: Path, shape: tuple[int, int], size_m: float) -> None:
@@ -261,10 +266,103 @@ def mapping(repeats: int) -> None:
     )
 
 
+def valley_as(path: Path, image: NDArray[Any], unit: str, transform: Affine) -> Path:
+    """Write a version of the valley's image."""
+    grid = landslip.Grid(rasterio.CRS.from_string("EPSG:32648"), transform, *image.shape[1:])
+    path.unlink(missing_ok=True)
+    with create_raster(
+        path, grid, bands=("nir", "red", "green"), dtype=image.dtype.name, nodata=0,
+        units=(unit,) * 3,
+    ) as file:  # fmt: skip
+        file.write(image)
+    return path
+
+
+def codes_of(scene: Path, model: Path, name: str, unusable: Path | None = None) -> Any:
+    """Probability codes of a map, and what was chosen."""
+    opened = landslip.open_scene(scene, unusable=unusable)
+    landslip.map_scene(opened, model, WORK / name, overwrite=True)
+    opened.close()
+    record = json.loads((WORK / name / "run.json").read_text())
+    with rasterio.open(WORK / name / "probability.tif") as file:
+        return file.read(1).astype(int), record
+
+
+def radiometry() -> None:
+    """One scene in three kinds of numbers, and under cloud, through one trained model."""
+    from scipy.ndimage import gaussian_filter
+
+    WORK.mkdir(parents=True, exist_ok=True)
+    valley = landslip.make_valley(seed=0)
+    files = landslip.write_valley(valley, WORK / "valley")
+    bits = np.where(valley.image > 0, np.maximum(np.rint(valley.image / 2), 1), 0)
+    kinds: dict[str, tuple[NDArray[Any], str]] = {
+        "11 bit": (bits.astype(np.uint16), DIGITAL),
+        "times ten": ((10 * bits).astype(np.uint16), DIGITAL),
+        "reflectance": ((bits * 2.3e-4).astype(np.float32), TOP_OF_ATMOSPHERE),
+    }
+    scenes = {
+        name: valley_as(WORK / f"{name.replace(' ', '_')}.tif", image, unit, valley.transform)
+        for name, (image, unit) in kinds.items()
+    }
+    model = WORK / "valley.safetensors"
+    if not model.exists():
+        recipe = replace(landslip.recipe_named("quick"), epochs=8)
+        landslip.train_on_scene(
+            landslip.open_scene(scenes["11 bit"], unusable=files.unusable), files.landslides, model,
+            checked=files.checked, tiling=landslip.TileOptions(size=128, stride=96, gap=64),
+            options=landslip.TrainOptions(model="unet-small", recipe=recipe),
+        )  # fmt: skip
+    cut = landslip.load_card(model).threshold * 254
+    figures: dict[str, Any] = {}
+    base, _ = codes_of(scenes["11 bit"], model, "base", files.unusable)
+    seen = base != 255
+    for name in ("times ten", "reflectance"):
+        for scaling in ("auto", "model"):
+            opened = landslip.open_scene(scenes[name], unusable=files.unusable)
+            options = landslip.MapOptions(scaling=scaling)
+            landslip.map_scene(opened, model, WORK / "other", options=options, overwrite=True)
+            record = json.loads((WORK / "other" / "run.json").read_text())
+            with rasterio.open(WORK / "other" / "probability.tif") as file:
+                other = file.read(1).astype(int)
+            difference = np.abs(other - base)[seen] / 254
+            figures[f"{name}, --scaling {scaling}"] = {
+                "used": record["scaling"]["used"],
+                "median_difference": float(np.median(difference)),
+                "99th_percentile": round(float(np.percentile(difference, 99)), 4),
+                "class_changed": round(float(((other >= cut) != (base >= cut))[seen].mean()), 6),
+            }
+    noise = gaussian_filter(np.random.default_rng(1).normal(size=base.shape), 30)
+    cloud = noise > np.quantile(noise, 0.92)
+    mask = WORK / "cloud.tif"
+    grid = landslip.Grid(rasterio.CRS.from_string("EPSG:32648"), valley.transform, *cloud.shape)
+    mask.unlink(missing_ok=True)
+    with create_raster(mask, grid, bands=["cloud"], dtype="uint8") as file:
+        file.write(cloud.astype(np.uint8), 1)
+    painted = np.where(cloud & (bits > 0), 1900, bits).astype(np.uint16)
+    clouded = valley_as(WORK / "clouded.tif", painted, DIGITAL, valley.transform)
+    under, record = codes_of(clouded, model, "clouded", mask)
+    without, _ = codes_of(scenes["11 bit"], model, "masked", mask)
+    clear, _ = codes_of(scenes["11 bit"], model, "clear")
+    outside = ~cloud & (clear != 255)
+    beside = np.abs(under - clear)[outside] / 254
+    figures["8 % cloud and its mask"] = {
+        "share": round(float(cloud.mean()), 3),
+        "same_bytes_whatever_lies_under_the_mask": bool((under == without).all()),
+        "outside_against_the_clear_scene": {
+            "pixels_with_any_difference": round(float((beside > 0).mean()), 4),
+            "class_changed": round(float(((under >= cut) != (clear >= cut))[outside].mean()), 6),
+            "median_difference": float(np.median(beside)),
+        },
+        "used": record["scaling"]["used"],
+    }
+    keep("radiometry", figures)
+
+
 def main() -> None:
     """Run one part."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=["quality", "speed", "mapping"])
+    parser.add_argument("part", choices=["quality", "speed", "mapping", "radiometry"])
     parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("--repeats", type=int, default=3)
     asked = parser.parse_args()
@@ -272,6 +370,7 @@ def main() -> None:
         "quality": quality,
         "speed": lambda: speed(asked.share, asked.repeats),
         "mapping": lambda: mapping(asked.repeats),
+        "radiometry": radiometry,
     }
     parts[asked.part]()
 

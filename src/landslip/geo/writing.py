@@ -76,9 +76,9 @@ def write_scene(
         with create_raster(
             plain, grid, bands=bands, dtype=dtype, nodata=nodata, units=units, options=options
         ) as file:
-            for window, raster in track(
-                in_order(read, windows, threads), total=len(windows), what=name
-            ):
+            # Compression takes twice as long as the pixels, in threads of its own.
+            read_ahead = in_order(read, windows, max(threads // 2, 1))
+            for window, raster in track(read_ahead, total=len(windows), what=name):
                 values = raster.values
                 if nodata is not None and nodata != 0 and not raster.valid.all():
                     values = np.where(raster.valid, values, values.dtype.type(nodata))

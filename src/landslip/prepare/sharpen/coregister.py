@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landslip.geo.grid import Window
+from landslip.geo.parallel import in_order
 from landslip.geo.raster import Scene
 from landslip.prepare.sharpen.fusion import Moments, fit
 
@@ -43,7 +44,7 @@ class Offset:
     """Windows that were compared."""
 
 
-def measure_offset(averaged: Scene, bands: Scene) -> Offset | None:
+def measure_offset(averaged: Scene, bands: Scene, *, threads: int = 1) -> Offset | None:
     """Phase correlation of the pan, averaged to the bands' pixels, with the pan they simulate.
 
     Up to 64 windows of 48 px, evenly spread, are read. A regression on them finds the weights of
@@ -52,6 +53,7 @@ def measure_offset(averaged: Scene, bands: Scene) -> Offset | None:
     Args:
         averaged: The pan on the grid of the bands, one band.
         bands: All multispectral bands.
+        threads: Threads that read.
 
     Returns:
         The offset, or None where fewer than 3 windows have enough texture to tell.
@@ -59,9 +61,8 @@ def measure_offset(averaged: Scene, bands: Scene) -> Offset | None:
     Source: Guizar-Sicairos, Thurman, Fienup 2008, Optics Letters 33(2)
         (skimage.registration.phase_cross_correlation, amplitudes kept).
     """
-    pairs = [
-        pair for window in _cells(bands) if (pair := _read(averaged, bands, window)) is not None
-    ]
+    read = in_order(lambda window: _read(averaged, bands, window), _cells(bands), threads)
+    pairs = [pair for pair in read if pair is not None]
     if len(pairs) < FEWEST_CELLS:
         return None
     moments = reduce(add, [Moments.of(pair.reshape(len(pair), -1)) for pair in pairs])

@@ -111,7 +111,7 @@ class Fusion:
             Shape (bands, H, W), of the type of `upsampled`; not rounded.
         """
         numbers = range(len(upsampled)) if chosen is None else chosen
-        return np.stack(list(self.finish(pan, self.mix(upsampled, numbers), numbers)))
+        return np.stack([p.copy() for p in self.finish(pan, self.mix(upsampled, numbers), numbers)])
 
     def mix(self, bands: NDArray[np.floating], chosen: Sequence[int]) -> NDArray[np.floating]:
         """All that a sharp pixel takes from the bands, before or after they are upsampled.
@@ -142,21 +142,22 @@ class Fusion:
         mixed: NDArray[np.floating],
         chosen: Sequence[int],
     ) -> Iterator[NDArray[np.floating]]:
-        """Add what the pan gives to what `mix` made, upsampled: a plane (H, W) a chosen band."""
+        """Add what the pan gives to what `mix` made, upsampled.
+
+        Gives a plane (H, W) a chosen band, in one piece of memory that the next plane overwrites.
+        """
         kind = mixed.dtype.type
+        plane = np.empty(pan.shape, dtype=mixed.dtype)
         if self.method == "brovey":
             simulated = mixed[-1]
+            ratio = np.ones(pan.shape, dtype=mixed.dtype)
             bright = simulated > 0
-            if bright.all():
-                ratio = pan / simulated
-            else:
-                ratio = np.where(bright, pan / np.where(bright, simulated, np.inf), 1)
-                ratio = ratio.astype(mixed.dtype)
+            np.divide(pan, simulated, out=ratio, where=True if bright.all() else bright)
             for base in mixed[:-1]:
-                yield base * ratio
+                yield np.multiply(base, ratio, out=plane)
             return
         for number, base in zip(chosen, mixed, strict=True):
-            plane = pan * kind(self.gains[number] * self.pan_scale)
+            np.multiply(pan, kind(self.gains[number] * self.pan_scale), out=plane)
             plane += base
             yield plane
 

@@ -14,6 +14,7 @@ from rasterio.warp import transform as transform_points
 from landslip.geo.bands import band_name
 from landslip.geo.errors import BandError, DataError, RasterError
 from landslip.geo.grid import Grid
+from landslip.geo.parallel import default_threads
 from landslip.geo.raster import FileScene
 from landslip.geo.resample import AveragedScene, UpsampledScene
 from landslip.prepare.sharpen.coregister import Offset, measure_offset
@@ -89,7 +90,7 @@ def open_pair(
     panchromatic, multispectral, chosen = _open_files(pan, ms, bands, sensor, unnamed=unnamed)
     coarse, fine = multispectral.grid, panchromatic.grid
     averaged = AveragedScene(panchromatic, coarse)
-    offset = measure_offset(averaged, multispectral)
+    offset = measure_offset(averaged, multispectral, threads=default_threads())
     if coregister and offset is None:
         raise DataError(
             "Cannot coregister: pan and bands have too little texture in common to measure how "

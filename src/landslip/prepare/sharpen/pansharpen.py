@@ -10,6 +10,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ class PansharpenedScene:
         values = np.empty((len(stored), *valid.shape), dtype=self.dtype)
         fused = fusion.finish(pan.values[0].astype(np.float32), mixed, chosen)
         for plane, target in zip(fused, values, strict=True):
-            target[...] = _to_type(plane, values.dtype, self.nodata)
+            _round_into(target, plane, self.nodata)
         if not valid.all():
             values[:, ~valid] = 0
         raster = Raster(values, valid, stored, self.grid.crop(window))
@@ -216,26 +217,24 @@ def _nodata(pan: FileScene, bands: FileScene) -> float | None:
     return math.nan if kind.kind == "f" else float(np.iinfo(kind).min)
 
 
-def _to_type(
-    fused: NDArray[np.floating], kind: np.dtype[Any], nodata: float | None
-) -> NDArray[Any]:
-    """Round to a type, `fused` in place; no pixel takes the value of nodata."""
+def _round_into(target: NDArray[Any], plane: NDArray[np.floating], nodata: float | None) -> None:
+    """Round `plane`, in place, to the type of `target`; no pixel takes the value of nodata."""
+    kind = target.dtype
     if kind.kind == "f":
-        out = fused.astype(kind)
+        target[...] = plane
         if nodata is not None and not math.isnan(nodata):
-            out[out == nodata] = np.nextafter(kind.type(nodata), kind.type(np.inf))
-        return out
+            target[target == nodata] = np.nextafter(kind.type(nodata), kind.type(np.inf))
+        return
     limits = np.iinfo(kind)
     # The largest float32 up to the limit: 2^32 - 1, say, is none.
     top = np.float32(limits.max)
     top = top if int(top) <= limits.max else np.nextafter(top, np.float32(0))
-    np.rint(fused, out=fused)
-    np.clip(fused, np.float32(limits.min), top, out=fused)
-    out = fused.astype(kind)
+    np.rint(plane, out=plane)
+    np.clip(plane, np.float32(limits.min), top, out=plane)
+    np.copyto(target, plane, casting="unsafe")
     if nodata is not None and limits.min <= nodata <= limits.max:
         beside = nodata + 1 if nodata < limits.max else nodata - 1
-        out[out == kind.type(nodata)] = kind.type(beside)
-    return out
+        target[target == kind.type(nodata)] = kind.type(beside)
 
 
 def pansharpen(
@@ -278,13 +277,17 @@ def pansharpen(
     if to not in (None, "8bit"):
         raise UsageError(f"Cannot write '{to}': expected 8bit. Correct --to, or leave it out.")
     refuse_existing(out, overwrite=overwrite)
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
+    with (
+        rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES),
+        # Gigabytes are hashed while one thread alone would open the files.
+        ThreadPoolExecutor(1, thread_name_prefix="hash") as pool,
+    ):
+        hashes = {"PAN": pool.submit(fingerprint, pan), "MS": pool.submit(fingerprint, ms)}
         scene = open_pansharpened(
             pan, ms, bands=bands, sensor=sensor, unusable=unusable, options=options, unnamed=True
         )
-    tags = {"LANDSLIP_VERSION": __version__, "LANDSLIP_PANSHARPEN": json.dumps(scene.settings)}
-    tags |= {f"LANDSLIP_{key.upper()}": json.dumps(fingerprint(path))
-             for key, path in (("pan", pan), ("ms", ms))}  # fmt: skip
+        tags = {f"LANDSLIP_{key}": json.dumps(each.result()) for key, each in hashes.items()}
+    tags |= {"LANDSLIP_VERSION": __version__, "LANDSLIP_PANSHARPEN": json.dumps(scene.settings)}
     if sensor or scene.sensor:
         tags[SENSOR_TAG] = sensor or scene.sensor
     if to is None:
