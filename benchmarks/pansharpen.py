@@ -225,7 +225,7 @@ def mapping(repeats: int) -> None:
     torch.manual_seed(0)
     network = build_model("resunet", 3)
     model = WORK / "untrained.safetensors"
-    pan, ms = big_pair(0.01)
+    pan, ms = big_pair(0.004)
     model.unlink(missing_ok=True)
     bands = ("nir", "red", "green")
     card = ModelCard(

@@ -664,6 +664,12 @@ def test_check_tile_and_map_take_pairs(tmp_path: Path, make: Make) -> None:
         assert made.code == 0, made.err
         mapped = landslip("map", *source, "--model", model, "--out", folder, "--device", "cpu")
         assert mapped.code == 0, mapped.err
+    trained = landslip(
+        "train", *pair, "--inventory", slides, "--size", "48", "--split", "columns:96,144",
+        "--model", "unet-small", "--recipe", "quick", "--epochs", "1", "--batch", "2",
+        "--device", "cpu", "--out", tmp_path / "trained.safetensors",
+    )  # fmt: skip
+    assert trained.code == 0, trained.err
     for path in sorted((tmp_path / "tiles_pair" / "images").iterdir()):
         other = tmp_path / "tiles_file" / "images" / path.name
         assert (read(path) == read(other)).all()
@@ -682,3 +688,82 @@ def test_fusion_of_a_scene_is_told_in_words(make: Make) -> None:
     rows = dict(scene.rows())
     assert rows["method"] == "gsa"
     assert "blue" in rows["simulated pan"] and "px" in rows["bands should move"]
+
+
+@pytest.mark.parametrize("kind", ["nan", "coregistered"])
+def test_what_is_not_valid_is_nodata_in_the_file_too(tmp_path: Path, make: Make, kind: str) -> None:
+    def floats(values: NDArray[Any]) -> NDArray[Any]:
+        made: NDArray[Any] = values.astype(np.float32)
+        made[:, 5:8, 9:12] = np.nan
+        return made
+
+    if kind == "nan":
+        pan, ms = make(ms=floats)
+        options = SharpenOptions()
+    else:
+        pan, ms = make(shift_px=(2, -2))
+        options = SharpenOptions(coregister=True)
+    pansharpen(pan, ms, tmp_path / "out.tif", options=options).close()
+    scene, file = open_pansharpened(pan, ms, options=options), open_scene(tmp_path / "out.tif")
+    mine, theirs = (each.read(each.grid.window, BANDS) for each in (scene, file))
+    assert not mine.valid.all()
+    assert (mine.valid == theirs.valid).all()
+    assert mine.values.tobytes() == theirs.values.tobytes()
+
+
+def test_a_small_pan_on_large_bands(tmp_path: Path, make: Make) -> None:
+    from landslip.prepare.sharpen.quality import sharpen_quality
+
+    pan, ms = make()
+    corner = Affine(1, 0, LEFT + 60, 0, -1, TOP - 40)
+    small = write_scene(
+        tmp_path / "small.tif", read(pan)[:, 40:140, 60:160], bands=["pan"], transform=corner
+    )
+    for method in METHODS:
+        scene = open_pansharpened(small, ms, options=SharpenOptions(method=method))
+        assert scene.misregistration is not None
+        assert scene.read(scene.grid.window, BANDS).valid.all()
+        assert len(sharpen_quality(scene).rows) == 2
+
+
+def test_borders_of_zero_that_nobody_declared_are_not_measured(make: Make) -> None:
+    def bordered(values: NDArray[Any]) -> NDArray[Any]:
+        side = values.shape[1] // 12
+        values[:, :side] = 0
+        return values
+
+    truth = open_pansharpened(*make()).matching.fusion
+    found = open_pansharpened(*make(pan=bordered, ms=bordered)).matching.fusion
+    assert found.weights == pytest.approx(truth.weights, abs=0.03)
+
+
+def test_the_report_measures_what_was_asked_for(make: Make) -> None:
+    from landslip.prepare.sharpen.quality import sharpen_quality
+
+    errors = set()
+    for weights in ((1, 1, 1, 1), (0, 0, 0, 1)):
+        options = SharpenOptions(method="gs", weights=weights)
+        errors.add(sharpen_quality(open_pansharpened(*make(), options=options)).rows[1].ergas)
+    assert len(errors) == 2
+
+
+def test_transparency_beside_unnamed_bands(tmp_path: Path, make: Make) -> None:
+    pan, ms = make()
+    values = np.concatenate([read(ms), np.full((1, SIDE, SIDE), 65535, dtype=np.uint16)])
+    path = write_scene(
+        tmp_path / "alpha.tif", values, bands=(None,) * 5,
+        transform=Affine(RATIO, 0, LEFT, 0, -RATIO, TOP),
+    )  # fmt: skip
+    with rasterio.open(path, "r+") as file:
+        file.colorinterp = [ColorInterp.gray] + [ColorInterp.undefined] * 3 + [ColorInterp.alpha]
+    for last in ("-", "alpha"):
+        scene = open_pansharpened(pan, path, bands=(*BANDS, last))
+        assert scene.bands == BANDS
+
+
+def test_the_sources_are_never_overwritten(make: Make) -> None:
+    pan, ms = make()
+    before = ms.read_bytes()
+    with pytest.raises(OutputError, match="one of the files to be sharpened"):
+        pansharpen(pan, ms, ms, overwrite=True)
+    assert ms.read_bytes() == before

@@ -149,7 +149,9 @@ def test_another_sensor_takes_the_scenes_numbers_and_says_so(
     assert chosen.why == "the scene is worldview-2's, the model learnt from geoeye-1's"
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert "nir: model 100 to 1000, scene 100 to 1000; red: model 50 to 500" in record.getMessage()
+    assert (
+        "nir: model 100 to 1000, scene 100 to 1000\n  red: model 50 to 500" in record.getMessage()
+    )
 
 
 def test_other_units_take_the_scenes_numbers() -> None:
@@ -728,7 +730,7 @@ def test_map_by_command_keeps_the_scaling(tmp_path: Path, model: Path) -> None:
     assert_ranges(run["scaling"]["scene_percentiles"], percentiles(base() * 2))
     assert_ranges(run["scaling"]["ranges"], percentiles(base() * 2))
     assert_ranges(run["scaling"]["model_percentiles"], percentiles(base()))
-    assert "scaling: the scene's numbers (as asked); nir: model " in done.err
+    assert "scaling: the scene's numbers (as asked)\n  nir: model " in done.err
     wrong = tiny.landslip(*words, "--overwrite", "--scaling", "histogram")
     assert wrong.code == 2
     assert wrong.message.startswith("Cannot scale by 'histogram': expected one of auto, model")

@@ -84,7 +84,8 @@ class _Made:
     """What a scene is made of, the same on every verb; a command opens it."""
 
     bands: Annotated[
-        str | None, _part("Names of the file's bands in order, '-' to leave one out.")
+        str | None,
+        _part("Names of the file's bands in order, '-' to leave one out; of a pair, bands to use."),
     ] = None
     sensor: Sensor = None
     pan: Annotated[str | None, _part("Panchromatic file, with --ms instead of a scene.")] = None
@@ -134,6 +135,11 @@ class _Made:
                     "Name --pan and --ms, or leave them out."
                 )
         else:
+            if self.pixel_size is not None:
+                raise UsageError(
+                    "Cannot resample a pair while it is pansharpened. Write it first with landslip "
+                    "pansharpen, and use the file with --pixel-size."
+                )
             first = open_pansharpened(
                 self.pan, self.ms, bands=_names(self.bands), sensor=self.sensor,
                 unusable=self.unusable, unnamed=unnamed,
@@ -608,8 +614,13 @@ def map_(
 
     Example: landslip map --pan pan.tif --ms ms.tif --model event.safetensors --out map/
     """
+    from landslip.geo.output import refuse_existing
+    from landslip.learn.card import load_card
     from landslip.mapping.scene_map import MapOptions, map_scene
 
+    # Before a pair is measured, which takes its time.
+    refuse_existing(out, overwrite=overwrite, marker="run.json")
+    load_card(model)
     options = MapOptions(
         scaling=scaling, threshold=threshold, outline=outline, min_area_m2=min_area,
         as_float=as_float, device=device, precision=precision,

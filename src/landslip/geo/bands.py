@@ -18,7 +18,7 @@ from landslip.geo.errors import BandError, UsageError
 Planes = Mapping[str, NDArray[np.float32]]
 OF_THE_BANDS = "of the bands"
 """Unit of an index that has the unit of its bands."""
-UNITS = {"elevation": "m", "slope": "deg"}
+UNITS = {"elevation": "m", "height_above_ground": "m", "slope": "deg"}
 """Units of bands that are no light, where a file states none."""
 
 
@@ -148,6 +148,12 @@ def _index_of(name: str) -> tuple[Index, str] | None:
     prefix = "pre_" if name.startswith("pre_") else ""
     index = INDICES.get(name.removeprefix(prefix))
     return None if index is None else (index, prefix)
+
+
+def unit_name(text: str) -> str:
+    """The unit by which landslip knows what files write: metre, meters, degrees, ..."""
+    written = {"metre": "m", "meter": "m", "degree": "deg"}
+    return written.get(text.strip().lower().removesuffix("s"), text.strip())
 
 
 def unit_of_index(name: str) -> str:

@@ -23,7 +23,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform
 from rasterio.windows import Window as RasterioWindow
 
-from landslip.geo.bands import UNITS, band_name, compute, sources_of
+from landslip.geo.bands import UNITS, band_name, compute, sources_of, unit_name
 from landslip.geo.errors import BandError, RasterError, UsageError
 from landslip.geo.grid import Grid, Window
 from landslip.geo.windows import reflected_indices
@@ -164,11 +164,14 @@ class FileScene:
             self.dtype: str = "float32" if as_float else np.result_type(*dataset.dtypes).name
             self.nodata: float | None = dataset.nodata
             self.units = tuple(
-                dataset.units[number - 1] or UNITS.get(name, DIGITAL)
+                unit_name(dataset.units[number - 1] or "") or UNITS.get(name, DIGITAL)
                 for name, number in names.items()
             )
-            self.always_valid = all(
-                flags == [MaskFlags.all_valid] for flags in dataset.mask_flag_enums
+            # Floats may hold NaN, and beside four bands GDAL does not heed alpha.
+            self.always_valid = (
+                np.dtype(self.dtype).kind in "iu"
+                and ColorInterp.alpha not in dataset.colorinterp
+                and all(flags == [MaskFlags.all_valid] for flags in dataset.mask_flag_enums)
             )
             self.sensor = str(dataset.tags().get(SENSOR_TAG, ""))
         self._grid = grid or self._own_grid
@@ -452,6 +455,9 @@ def fingerprint(path: str | Path) -> dict[str, str | int]:
     """
     text = str(path)
     if is_local(text):
+        if not Path(text).is_file():
+            # A part of a file, by one of GDAL's names, or a folder.
+            return {"path": text}
         with Path(text).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return {"path": text, "sha256": digest, "bytes": Path(text).stat().st_size}
@@ -470,7 +476,7 @@ def fingerprint(path: str | Path) -> dict[str, str | int]:
 
 @contextmanager
 def create_raster(
-    path: Path,
+    path: Path | str,
     grid: Grid,
     *,
     bands: Sequence[str],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -77,13 +78,14 @@ def write_scene(
             plain, grid, bands=bands, dtype=dtype, nodata=nodata, units=units, options=options
         ) as file:
             # Compression takes twice as long as the pixels, in threads of its own.
-            read_ahead = in_order(read, windows, max(threads // 2, 1))
-            for window, raster in track(read_ahead, total=len(windows), what=name):
-                values = raster.values
-                if nodata is not None and nodata != 0 and not raster.valid.all():
-                    values = np.where(raster.valid, values, values.dtype.type(nodata))
-                file.write(values, window=rasterio_window(window))
-                interruption.stop_if_asked()
+            # Closed when stopped, so that no thread outlives its files.
+            with closing(in_order(read, windows, max(threads // 2, 1))) as ahead:
+                for window, raster in track(ahead, total=len(windows), what=name):
+                    values = raster.values
+                    if nodata is not None and nodata != 0 and not raster.valid.all():
+                        values = np.where(raster.valid, values, values.dtype.type(nodata))
+                    file.write(values, window=rasterio_window(window))
+                    interruption.stop_if_asked()
             file.update_tags(**(tags or {}))
         if cog:
             rasterio.shutil.copy(

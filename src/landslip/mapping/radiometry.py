@@ -49,9 +49,9 @@ class ChosenScaling:
 
     @property
     def table(self) -> str:
-        """The two ranges of every band, for people."""
-        return "; ".join(
-            f"{band}: model {low:.4g} to {high:.4g}, scene {first:.4g} to {last:.4g}"
+        """The two ranges of every band, a line each, for people."""
+        return "\n".join(
+            f"  {band}: model {low:.4g} to {high:.4g}, scene {first:.4g} to {last:.4g}"
             for (band, low, high), (_, first, last) in zip(self.learnt, self.found, strict=True)
         )
 
@@ -104,9 +104,16 @@ def choose_scaling(scene: Scene, card: ModelCard, mode: str) -> ChosenScaling:
         scaling = _of_scene(scaling, learnt, found, units)
     chosen = ChosenScaling(scaling, used, why, learnt, found)
     level = logging.WARNING if mode == "auto" and used == "scene" else logging.INFO
-    log.log(level, "scaling: the %s's numbers (%s); %s", used, why, chosen.table)
+    log.log(level, "scaling: the %s's numbers (%s)\n%s", used, why, chosen.table)
     if used == "model":
         _warn_of_clipping(scaling, pixels, units)
+        unlike = _unlike(learnt, found, units)
+        if mode == "auto" and card.percentiles and unlike:
+            log.warning(
+                "the range of %s is another than the model's, though the sensor is the same: if "
+                "the numbers were made in another way, use --scaling scene or --reflectance",
+                ", ".join(unlike),
+            )
     return chosen
 
 
@@ -131,12 +138,24 @@ def _judged(
         return "scene", f"the scene is {mine}'s, the model learnt from {theirs}'s"
     if not card.percentiles and all((low, high) == EIGHT_BIT for _, low, high in learnt):
         return "model", "both are 8-bit"
+    unlike = _unlike(learnt, found, units)
+    if unlike:
+        return (
+            "scene",
+            f"the range of {unlike[0]} is another, and the sensor is not known to be one",
+        )
+    return "model", "same units, and alike ranges; the sensor is not known"
+
+
+def _unlike(learnt: Ranges, found: Ranges, units: tuple[str, ...]) -> list[str]:
+    """Bands whose two ranges share less than half of what they span together."""
+    bands = []
     for (band, low, high), (_, first, last), unit in zip(learnt, found, units, strict=True):
         shared = min(high, last) - max(low, first)
         joint = max(high, last) - min(low, first)
         if unit not in ABSOLUTE_UNITS and not shared >= SHARED_RANGE * joint:
-            return "scene", f"the range of {band} is another, and the sensor is not known to be one"
-    return "model", "same units, and alike ranges; the sensor is not known"
+            bands.append(band)
+    return bands
 
 
 def _type_of(scene: Scene) -> str:

@@ -44,7 +44,9 @@ class Offset:
     """Windows that were compared."""
 
 
-def measure_offset(averaged: Scene, bands: Scene, *, threads: int = 1) -> Offset | None:
+def measure_offset(
+    averaged: Scene, bands: Scene, *, within: Window | None = None, threads: int = 1
+) -> Offset | None:
     """Phase correlation of the pan, averaged to the bands' pixels, with the pan they simulate.
 
     Up to 64 windows of 48 px, evenly spread, are read. A regression on them finds the weights of
@@ -53,6 +55,7 @@ def measure_offset(averaged: Scene, bands: Scene, *, threads: int = 1) -> Offset
     Args:
         averaged: The pan on the grid of the bands, one band.
         bands: All multispectral bands.
+        within: The bands' pixels that both files show; None for all.
         threads: Threads that read.
 
     Returns:
@@ -61,7 +64,9 @@ def measure_offset(averaged: Scene, bands: Scene, *, threads: int = 1) -> Offset
     Source: Guizar-Sicairos, Thurman, Fienup 2008, Optics Letters 33(2)
         (skimage.registration.phase_cross_correlation, amplitudes kept).
     """
-    read = in_order(lambda window: _read(averaged, bands, window), _cells(bands), threads)
+    read = in_order(
+        lambda window: _read(averaged, bands, window), _cells(within or bands.grid.window), threads
+    )
     pairs = [pair for pair in read if pair is not None]
     if len(pairs) < FEWEST_CELLS:
         return None
@@ -80,18 +85,18 @@ def measure_offset(averaged: Scene, bands: Scene, *, threads: int = 1) -> Offset
     return Offset(float(middle[0]), float(middle[1]), spread, len(found))
 
 
-def _cells(bands: Scene) -> list[Window]:
-    """Windows evenly spread over the bands; they overlap on small scenes."""
-    height, width = bands.grid.shape
+def _cells(within: Window) -> list[Window]:
+    """Windows evenly spread over the ground; they overlap on small scenes."""
+    height, width = within.height, within.width
     side = min(CELL_PX, height, width)
     if side < FEWEST_SIDE_PX:
         return []
     # Half a window apart at least, and about as many a row as a column of equal ground.
     share = math.sqrt(MOST_CELLS * height / width)
-    down = min(max(round(share), 1), 2 * height // side)
+    down = min(max(round(share), 1), 2 * height // side, MOST_CELLS)
     right = min(max(MOST_CELLS // down, 1), 2 * width // side)
-    rows = np.linspace(0, height - side, down).round().astype(int)
-    cols = np.linspace(0, width - side, right).round().astype(int)
+    rows = within.row + np.linspace(0, height - side, down).round().astype(int)
+    cols = within.col + np.linspace(0, width - side, right).round().astype(int)
     return [Window(int(row), int(col), side, side) for row in rows for col in cols]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 DEFAULT_METHOD = "gsa"
 STATISTICS_PX = 512
 """Side of the multispectral windows whose moments are added (px)."""
+PAN_SIDE_PX = 2048
+"""Side of the pan's ground under such a window, at most (px)."""
 PAN_STATISTICS_PX = 1024
 """Side of the pan's windows whose moments are added (px)."""
 LEVELS_PX = 64
@@ -61,7 +64,14 @@ class SharpenOptions:
                 "1. Correct --sample."
             )
         if self.threads is not None and self.threads < 1:
-            raise UsageError(f"Cannot use {self.threads} threads: expected at least 1.")
+            raise UsageError(
+                f"Cannot use {self.threads} threads: expected at least 1. Correct --threads."
+            )
+        if self.method == "gsa" and self.weights is not None:
+            raise UsageError(
+                "Cannot pansharpen by gsa with --weights: it finds them by regression. "
+                "Leave them out, or use --method gs."
+            )
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,10 @@ class Matching:
 
     fusion: Fusion
     """How its pixels are fused."""
+    options: SharpenOptions
+    """What was asked for."""
+    unusable: str | Path | None = None
+    """Ground that was left out of the statistics."""
     sample_error: float | None = None
     """Largest relative standard error of a gain; None where all pixels were measured."""
 
@@ -81,32 +95,45 @@ def match_pair(pair: Pair, options: SharpenOptions, unusable: str | Path | None 
         DataError: There is nothing to match, or the files do not fit the method.
     """
     threads = options.threads or default_threads()
-    windows = list(cover(pair.bands.grid, STATISTICS_PX))
     if options.method == "brovey":
         # It needs no statistics; a look at the levels, to warn.
-        small = list(cover(pair.bands.grid, LEVELS_PX))
-        parts = _band_moments(pair, unusable, spread(small, GROUPS), threads)
+        small = spread(shared_windows(pair, LEVELS_PX), GROUPS)
+        parts = _band_moments(pair, unusable, small, threads)
         fusion = fit("brovey", reduce(add, parts), weights=options.weights)
         _require_like_levels(pair, fusion, reduce(add, parts))
-        return Matching(fusion)
+        return Matching(fusion, options, unusable)
+    # However large the ratio, a window holds no more of the pan.
+    side = min(STATISTICS_PX, max(int(PAN_SIDE_PX / pair.ratio), LEVELS_PX))
+    windows = shared_windows(pair, side)
     if options.sample is not None:
         windows = spread(windows, max(round(options.sample * len(windows)), GROUPS))
     parts = _band_moments(pair, unusable, windows, threads)
-    if reduce(add, parts).count < 2:
+    if not parts or reduce(add, parts).count < 2:
         raise DataError(
-            "Cannot pansharpen: no pixel is valid in both pan and bands. Check nodata and "
-            "--unusable with landslip check."
+            f"Cannot pansharpen {pair.pan.path} with {pair.bands.path}: no pixel is valid in both. "
+            "Check nodata and --unusable with landslip check."
         )
     pan_parts: list[Moments] = []
     if options.method == "gs":
-        pan_windows = list(cover(pair.pan.grid, PAN_STATISTICS_PX))
+        pan_windows = [
+            window
+            for window in cover(pair.pan.grid, PAN_STATISTICS_PX)
+            if window.intersection(pair.shared_in_pan)
+        ]
         if options.sample is not None:
             pan_windows = spread(pan_windows, max(round(options.sample * len(pan_windows)), GROUPS))
         pan_parts = _pan_moments(pair, unusable, pan_windows, threads)
     fusion = _fitted(options, parts, pan_parts)
     if options.sample is None:
-        return Matching(fusion)
-    return Matching(fusion, _sample_error(fusion, options, parts, pan_parts))
+        return Matching(fusion, options, unusable)
+    error = _sample_error(fusion, options, parts, pan_parts)
+    return Matching(fusion, options, unusable, error)
+
+
+def shared_windows(pair: Pair, side: int) -> list[Window]:
+    """Windows of the bands that show ground which the pan shows too."""
+    shared = pair.shared_in_bands
+    return [window for window in cover(pair.bands.grid, side) if window.intersection(shared)]
 
 
 def _fitted(options: SharpenOptions, parts: list[Moments], pan_parts: list[Moments]) -> Fusion:
@@ -119,24 +146,30 @@ def _band_moments(
 ) -> list[Moments]:
     """Moments of the bands and of the pan averaged to their pixels, where both are valid."""
     averaged = pair.averaged
+    # Borders of 0 that nobody declared would bend the regression.
+    undeclared = pair.bands.nodata is None and np.dtype(pair.bands.dtype).kind in "iu"
     cloud = None if unusable is None else UnusableGround(unusable, averaged.grid)
 
     def moments_of(window: Window) -> Moments:
         below = pair.bands.read(window, pair.bands.bands)
         above = averaged.read(window, averaged.bands)
         valid = below.valid & above.valid
+        if undeclared:
+            valid &= (below.values != 0).any(axis=0)
         if cloud is not None:
             valid &= ~cloud.read(window)
         return Moments.of(np.concatenate([below.values, above.values]), valid)
 
     found = in_order(moments_of, windows, threads)
-    return list(track(found, total=len(windows), what="Measuring the bands"))
+    with closing(cloud) if cloud is not None else nullcontext():
+        return list(track(found, total=len(windows), what="Measuring the bands"))
 
 
 def _pan_moments(
     pair: Pair, unusable: str | Path | None, windows: list[Window], threads: int
 ) -> list[Moments]:
     """Moments of the pan at its own pixels, where both files are valid."""
+    undeclared = pair.pan.nodata is None and np.dtype(pair.pan.dtype).kind in "iu"
     cloud = None if unusable is None else UnusableGround(unusable, pair.pan.grid)
 
     def moments_of(window: Window) -> Moments:
@@ -144,10 +177,13 @@ def _pan_moments(
         valid = raster.valid & pair.upsampled.valid(window)
         if cloud is not None:
             valid &= ~cloud.read(window)
+        if undeclared:
+            valid &= raster.values[0] != 0
         return Moments.of(raster.values, valid)
 
     found = in_order(moments_of, windows, threads)
-    return list(track(found, total=len(windows), what="Measuring the pan"))
+    with closing(cloud) if cloud is not None else nullcontext():
+        return list(track(found, total=len(windows), what="Measuring the pan"))
 
 
 def _sample_error(

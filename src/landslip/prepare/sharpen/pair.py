@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 from affine import Affine
+from rasterio.enums import ColorInterp
 from rasterio.warp import transform as transform_points
 
 from landslip.geo.bands import band_name
 from landslip.geo.errors import BandError, DataError, RasterError
-from landslip.geo.grid import Grid
+from landslip.geo.grid import Grid, Window
 from landslip.geo.parallel import default_threads
-from landslip.geo.raster import FileScene
+from landslip.geo.raster import FileScene, open_dataset
 from landslip.geo.resample import AveragedScene, UpsampledScene
 from landslip.prepare.sharpen.coregister import Offset, measure_offset
 
@@ -65,6 +66,21 @@ class Pair:
     misregistration: Misregistration | None
     """How far the files lie apart; None where there is too little texture to tell."""
 
+    @property
+    def ratio(self) -> float:
+        """Pixel size of the bands over that of the pan."""
+        return self.bands.grid.pixel_size_m / self.pan.grid.pixel_size_m
+
+    @property
+    def shared_in_bands(self) -> Window:
+        """The bands' pixels around the ground that both files show."""
+        return _shared(self.averaged.grid, self.pan.grid)
+
+    @property
+    def shared_in_pan(self) -> Window:
+        """The pan's pixels around the ground that both files show."""
+        return _shared(self.pan.grid, self.averaged.grid)
+
     def close(self) -> None:
         """Close all files."""
         for part in (self.pan, self.averaged, self.upsampled, self.bands):
@@ -90,7 +106,9 @@ def open_pair(
     panchromatic, multispectral, chosen = _open_files(pan, ms, bands, sensor, unnamed=unnamed)
     coarse, fine = multispectral.grid, panchromatic.grid
     averaged = AveragedScene(panchromatic, coarse)
-    offset = measure_offset(averaged, multispectral, threads=default_threads())
+    offset = measure_offset(
+        averaged, multispectral, within=_shared(coarse, fine), threads=default_threads()
+    )
     if coregister and offset is None:
         raise DataError(
             "Cannot coregister: pan and bands have too little texture in common to measure how "
@@ -179,6 +197,11 @@ def _open_bands(
                 f"Cannot give bands {', '.join(bands)}: {ms} names {', '.join(named.bands)}. "
                 "Choose among them with --bands, or rename all of them."
             )
+    with open_dataset(str(ms)) as dataset:
+        if ColorInterp.alpha in dataset.colorinterp and len(bands) == dataset.count:
+            # Transparency shows nothing, by whatever name.
+            position = dataset.colorinterp.index(ColorInterp.alpha)
+            bands = [name for number, name in enumerate(bands) if number != position]
     # Bands that are left out simulate the pan all the same.
     whole = [f"unused{number}" if name.strip() == "-" else name
              for number, name in enumerate(bands, 1)]  # fmt: skip
@@ -195,6 +218,16 @@ def _open_bands(
 
 def _bounds_text(grid: Grid) -> str:
     return " ".join(f"{value:.8g}" for value in grid.footprint().bounds)
+
+
+def _shared(grid: Grid, other: Grid) -> Window:
+    """The pixels of `grid` around the ground of `other`; all where they do not meet."""
+    corners = [(0, 0), (other.width, 0), (other.width, other.height), (0, other.height)]
+    cols, rows = np.array(in_pixels(other, corners, grid)).T
+    row, col = math.floor(rows.min()), math.floor(cols.min())
+    height = max(math.ceil(rows.max()) - row, 1)
+    width = max(math.ceil(cols.max()) - col, 1)
+    return Window(row, col, height, width).intersection(grid.window) or grid.window
 
 
 def in_pixels(

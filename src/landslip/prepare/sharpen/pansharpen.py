@@ -21,12 +21,11 @@ from rasterio.dtypes import in_dtype_range
 
 from landslip import __version__
 from landslip.geo.bands import sources_of
-from landslip.geo.errors import UsageError
+from landslip.geo.errors import OutputError, UsageError
 from landslip.geo.grid import Grid, Window
 from landslip.geo.output import refuse_existing
 from landslip.geo.raster import (
     SENSOR_TAG,
-    FileScene,
     Raster,
     derive,
     fingerprint,
@@ -57,7 +56,7 @@ class PansharpenedScene:
         self.matching = matching
         self.multispectral = pair.bands
         self.dtype = pair.bands.dtype
-        self.nodata = _nodata(pair.pan, pair.bands)
+        self.nodata = _nodata(pair)
         self.sensor = pair.bands.sensor
         self.sources: tuple[SourceFile, ...] = (
             SourceFile("pan", pair.pan.path),
@@ -132,7 +131,10 @@ class PansharpenedScene:
             found["misregistration_pan_px"] = [round(shift.rows_px, 3), round(shift.cols_px, 3)]
             found["coregistered"] = shift.applied
         if self.matching.sample_error is not None:
+            found["sample"] = self.matching.options.sample
             found["sample_error"] = self.matching.sample_error
+        if self.matching.unusable is not None:
+            found["unusable"] = str(self.matching.unusable)
         return found
 
     def rows(self) -> list[tuple[str, str]]:
@@ -201,16 +203,23 @@ def open_pansharpened(
             "pan and bands lie %.2f pan px apart: the bands should move %s; --coregister moves "
             "them", shift.distance_px, shift.text,
         )  # fmt: skip
-    return PansharpenedScene(pair, match_pair(pair, options, unusable))
+    try:
+        return PansharpenedScene(pair, match_pair(pair, options, unusable))
+    except BaseException:
+        pair.close()
+        raise
 
 
-def _nodata(pan: FileScene, bands: FileScene) -> float | None:
+def _nodata(pair: Pair) -> float | None:
     """The value that stands for no data in the type of the bands; None where all is valid."""
+    pan, bands = pair.pan, pair.bands
     kind = np.dtype(bands.dtype)
     if bands.nodata is not None and in_dtype_range(bands.nodata, bands.dtype):
         return bands.nodata
-    covered = bands.grid.crs == pan.grid.crs and bands.grid.footprint().covers(
-        pan.grid.footprint().buffer(-1e-6 * pan.grid.pixel_size_m)
+    # Where the pan lies in the bands, moved or not; no pixel's middle is at its very edge.
+    lies = pair.upsampled.grid
+    covered = bands.grid.crs == lies.crs and bands.grid.footprint().covers(
+        lies.footprint().buffer(-0.25 * abs(lies.transform.a))
     )
     if covered and pan.always_valid and bands.always_valid:
         return None
@@ -277,6 +286,11 @@ def pansharpen(
     if to not in (None, "8bit"):
         raise UsageError(f"Cannot write '{to}': expected 8bit. Correct --to, or leave it out.")
     refuse_existing(out, overwrite=overwrite)
+    for source in (pan, ms):
+        if out.exists() and Path(source).exists() and out.samefile(source):
+            raise OutputError(
+                f"Cannot write {out}: it is one of the files to be sharpened. Name another output."
+            )
     with (
         rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES),
         # Gigabytes are hashed while one thread alone would open the files.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import reduce
@@ -31,9 +31,10 @@ from landslip.geo.output import whole_folder
 from landslip.geo.progress import track
 from landslip.geo.raster import FileScene, Raster, Scene, create_raster, rasterio_window
 from landslip.geo.resample import AveragedScene, UpsampledScene
+from landslip.geo.scene import UnusableGround
 from landslip.geo.windows import cover, spread
 from landslip.prepare.sharpen.fusion import Moments, share_explained
-from landslip.prepare.sharpen.matching import SharpenOptions, match_pair
+from landslip.prepare.sharpen.matching import SharpenOptions, match_pair, shared_windows
 from landslip.prepare.sharpen.pair import Pair, in_pixels
 from landslip.prepare.sharpen.pansharpen import PansharpenedScene
 
@@ -216,6 +217,8 @@ class SharpenQuality:
         # A thousandth is no difference: Brovey keeps angles but for rounding.
         won = [name for name, (before, after) in pairs.items() if after < 0.999 * before]
         lost = [name for name, (before, after) in pairs.items() if after > 1.001 * before]
+        lost += [f"UIQI of {band}" for band, index in sharp.uiqi.items()
+                 if "UIQI" in won and index < plain.uiqi[band]]  # fmt: skip
         text = f"{sharp.method} beats cubic upsampling in {', '.join(won) or 'nothing'}"
         return f"{text}, and loses in {', '.join(lost)}" if lost else text
 
@@ -250,11 +253,13 @@ def sharpen_quality(
         2018, Spatial consistency for full-scale assessment of pansharpening, IGARSS.
     """
     chosen = tuple(methods or (scene.matching.fusion.method,))
+    asked = {method: _options(scene, method) for method in chosen}
+    unusable = scene.matching.unusable
     with tempfile.TemporaryDirectory(prefix="landslip-quality-") as folder:
         reduced = _reduced(scene.pair, Path(folder))
-        agreements = _at_reduced_resolution(scene.pair, reduced, chosen)
+        agreements = _at_reduced_resolution(scene.pair, reduced, asked, unusable)
         reduced.close()
-    full = _at_full_resolution(scene, chosen)
+    full = _at_full_resolution(scene, asked, unusable)
     rows = tuple(
         Row(
             method, found.ergas, found.sam_deg,
@@ -266,13 +271,16 @@ def sharpen_quality(
     return SharpenQuality(rows, scene.settings)
 
 
-def _ratio(pair: Pair) -> float:
-    return pair.bands.grid.pixel_size_m / pair.pan.grid.pixel_size_m
+def _options(scene: PansharpenedScene, method: str) -> SharpenOptions:
+    """What was asked of the scene, for another method; statistics of all pixels."""
+    asked = scene.matching.options
+    weights = None if method == "gsa" else asked.weights
+    return SharpenOptions(method=method, weights=weights, threads=asked.threads)
 
 
 def _reduced(pair: Pair, folder: Path) -> Pair:
     """Both files made coarser by their ratio, in float32."""
-    fine, ratio = pair.bands.grid, _ratio(pair)
+    fine, ratio = pair.bands.grid, pair.ratio
     coarse = Grid(
         fine.crs, fine.transform * Affine.scale(ratio), max(int(fine.height / ratio), 1),
         max(int(fine.width / ratio), 1),
@@ -299,21 +307,27 @@ def _copy(scene: Scene, grid: Grid, path: Path) -> None:
 
 
 def _at_reduced_resolution(
-    pair: Pair, reduced: Pair, methods: Sequence[str]
+    pair: Pair,
+    reduced: Pair,
+    asked: Mapping[str, SharpenOptions],
+    unusable: str | Path | None,
 ) -> dict[str, Agreement]:
     """How bands fused at reduced resolution agree with those that were delivered."""
-    names, ratio = pair.chosen, _ratio(pair)
+    names, ratio = pair.chosen, pair.ratio
     scenes = {
-        method: PansharpenedScene(reduced, match_pair(reduced, SharpenOptions(method=method)))
-        for method in methods
+        method: PansharpenedScene(reduced, match_pair(reduced, options, unusable))
+        for method, options in asked.items()
     }
-    windows = spread(list(cover(reduced.pan.grid, WINDOW_PX)), MOST_WINDOWS)
-    found: dict[str, list[Agreement]] = {UPSAMPLED: [], **{method: [] for method in methods}}
+    cloud = None if unusable is None else UnusableGround(unusable, pair.averaged.grid)
+    windows = spread(shared_windows(pair, WINDOW_PX), MOST_WINDOWS)
+    found: dict[str, list[Agreement]] = {UPSAMPLED: [], **{method: [] for method in asked}}
     for window in track(windows, total=len(windows), what="Comparing at reduced resolution"):
         truth = pair.bands.read(window, names)
         below = reduced.upsampled.read(window, names)
         sharp = {method: scene.read(window, names) for method, scene in scenes.items()}
         valid = truth.valid & below.valid
+        if cloud is not None:
+            valid &= ~cloud.read(window)
         for each in sharp.values():
             valid &= each.valid
         for method, image in {UPSAMPLED: below, **sharp}.items():
@@ -334,15 +348,20 @@ class _Full:
         return _Full(self.agreement + other.agreement, self.moments + other.moments)
 
 
-def _at_full_resolution(scene: PansharpenedScene, methods: Sequence[str]) -> dict[str, _Full]:
-    pair, ratio = scene.pair, _ratio(scene.pair)
+def _at_full_resolution(
+    scene: PansharpenedScene,
+    asked: Mapping[str, SharpenOptions],
+    unusable: str | Path | None,
+) -> dict[str, _Full]:
+    pair, ratio = scene.pair, scene.pair.ratio
     scenes = {
         method: scene
         if method == scene.matching.fusion.method
-        else PansharpenedScene(pair, match_pair(pair, SharpenOptions(method=method)))
-        for method in methods
+        else PansharpenedScene(pair, match_pair(pair, options, unusable))
+        for method, options in asked.items()
     }
-    windows = spread(list(cover(pair.bands.grid, FULL_PX)), FULL_WINDOWS)
+    cloud = None if unusable is None else UnusableGround(unusable, pair.averaged.grid)
+    windows = spread(shared_windows(pair, FULL_PX), FULL_WINDOWS)
     found: dict[str, list[_Full]] = {}
     for window in track(windows, total=len(windows), what="Comparing at full resolution"):
         around = _pan_window(pair, window)
@@ -354,6 +373,8 @@ def _at_full_resolution(scene: PansharpenedScene, methods: Sequence[str]) -> dic
         for method, image in {UPSAMPLED: scene.upsampled(around), **images}.items():
             back = _averaged(image, pair.averaged.grid.crop(window))
             valid = truth.valid & back.valid
+            if cloud is not None:
+                valid &= ~cloud.read(window)
             both = image.valid & pan.valid
             observed = np.concatenate([image.values[:, both], pan.values[:, both]])
             part = _Full(
@@ -379,7 +400,7 @@ def _averaged(raster: Raster, grid: Grid) -> Raster:
     values[:, ~raster.valid] = np.nan
     with MemoryFile(ext=".tif") as memory:
         with create_raster(
-            Path(memory.name), raster.grid, bands=raster.bands, dtype="float32", nodata=math.nan
+            memory.name, raster.grid, bands=raster.bands, dtype="float32", nodata=math.nan
         ) as out:
             out.write(values)
         names = {band: number for number, band in enumerate(raster.bands, 1)}
