@@ -338,20 +338,19 @@ def radiometry() -> None:
     grid = landslip.Grid(rasterio.CRS.from_string("EPSG:32648"), valley.transform, *cloud.shape)
     mask.unlink(missing_ok=True)
     with create_raster(mask, grid, bands=["cloud"], dtype="uint8") as file:
-        file.write(cloud.astype(np.uint8), 1)
+        file.write((cloud | valley.cloud).astype(np.uint8), 1)
     painted = np.where(cloud & (bits > 0), 1900, bits).astype(np.uint16)
     clouded = valley_as(WORK / "clouded.tif", painted, DIGITAL, valley.transform)
     under, record = codes_of(clouded, model, "clouded", mask)
     without, _ = codes_of(scenes["11 bit"], model, "masked", mask)
-    clear, _ = codes_of(scenes["11 bit"], model, "clear")
-    outside = ~cloud & (clear != 255)
-    beside = np.abs(under - clear)[outside] / 254
+    outside = (under != 255) & seen
+    beside = np.abs(under - base)[outside] / 254
     figures["8 % cloud and its mask"] = {
         "share": round(float(cloud.mean()), 3),
         "same_bytes_whatever_lies_under_the_mask": bool((under == without).all()),
         "outside_against_the_clear_scene": {
             "pixels_with_any_difference": round(float((beside > 0).mean()), 4),
-            "class_changed": round(float(((under >= cut) != (clear >= cut))[outside].mean()), 6),
+            "class_changed": round(float(((under >= cut) != (base >= cut))[outside].mean()), 6),
             "median_difference": float(np.median(beside)),
         },
         "used": record["scaling"]["used"],

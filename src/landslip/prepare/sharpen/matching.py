@@ -146,16 +146,12 @@ def _band_moments(
 ) -> list[Moments]:
     """Moments of the bands and of the pan averaged to their pixels, where both are valid."""
     averaged = pair.averaged
-    # Borders of 0 that nobody declared would bend the regression.
-    undeclared = pair.bands.nodata is None and np.dtype(pair.bands.dtype).kind in "iu"
     cloud = None if unusable is None else UnusableGround(unusable, averaged.grid)
 
     def moments_of(window: Window) -> Moments:
         below = pair.bands.read(window, pair.bands.bands)
         above = averaged.read(window, averaged.bands)
-        valid = below.valid & above.valid
-        if undeclared:
-            valid &= (below.values != 0).any(axis=0)
+        valid = pair.seen(below) & above.valid
         if cloud is not None:
             valid &= ~cloud.read(window)
         return Moments.of(np.concatenate([below.values, above.values]), valid)

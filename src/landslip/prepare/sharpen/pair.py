@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from affine import Affine
+from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 from rasterio.warp import transform as transform_points
 
@@ -16,7 +17,7 @@ from landslip.geo.bands import band_name
 from landslip.geo.errors import BandError, DataError, RasterError
 from landslip.geo.grid import Grid, Window
 from landslip.geo.parallel import default_threads
-from landslip.geo.raster import FileScene, open_dataset
+from landslip.geo.raster import FileScene, Raster, open_dataset
 from landslip.geo.resample import AveragedScene, UpsampledScene
 from landslip.prepare.sharpen.coregister import Offset, measure_offset
 
@@ -70,6 +71,16 @@ class Pair:
     def ratio(self) -> float:
         """Pixel size of the bands over that of the pan."""
         return self.bands.grid.pixel_size_m / self.pan.grid.pixel_size_m
+
+    def seen(self, bands: Raster) -> NDArray[np.bool_]:
+        """Where bands show something: valid, and not 0 in every one where no nodata is declared.
+
+        Borders of 0 that nobody declared would bend a regression.
+        """
+        if self.bands.nodata is None and bands.values.dtype.kind in "iu":
+            something: NDArray[np.bool_] = np.asarray((bands.values != 0).any(axis=0))
+            return bands.valid & something
+        return bands.valid
 
     @property
     def shared_in_bands(self) -> Window:

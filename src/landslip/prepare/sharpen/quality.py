@@ -325,7 +325,7 @@ def _at_reduced_resolution(
         truth = pair.bands.read(window, names)
         below = reduced.upsampled.read(window, names)
         sharp = {method: scene.read(window, names) for method, scene in scenes.items()}
-        valid = truth.valid & below.valid
+        valid = pair.seen(truth) & below.valid
         if cloud is not None:
             valid &= ~cloud.read(window)
         for each in sharp.values():
@@ -372,7 +372,7 @@ def _at_full_resolution(
         images = {method: each.read(around, pair.chosen) for method, each in scenes.items()}
         for method, image in {UPSAMPLED: scene.upsampled(around), **images}.items():
             back = _averaged(image, pair.averaged.grid.crop(window))
-            valid = truth.valid & back.valid
+            valid = pair.seen(truth) & back.valid
             if cloud is not None:
                 valid &= ~cloud.read(window)
             both = image.valid & pan.valid
