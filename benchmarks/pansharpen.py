@@ -164,14 +164,15 @@ with rasterio.Env(GDAL_CACHEMAX={cache}):
 """
 
 
-def timed(command: list[str]) -> tuple[float, float]:
-    """Wall time (s) and peak memory (GB) of a process."""
+def timed(command: list[str]) -> tuple[float, float, float]:
+    """Wall time (s), peak memory (GB) and processor time (s) of a process."""
     begun = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"failed: {' '.join(command)}")
-    return time.monotonic() - begun, usage.ru_maxrss / 1e6
+    wall = time.monotonic() - begun
+    return wall, usage.ru_maxrss / 1e6, usage.ru_utime + usage.ru_stime
 
 
 def speed(share: float, repeats: int) -> None:
@@ -190,7 +191,7 @@ def speed(share: float, repeats: int) -> None:
         "brovey": [*own, "--method", "brovey"],
         "gs": [*own, "--method", "gs"],
     }
-    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+    runs: dict[str, list[tuple[float, float, float]]] = {name: [] for name in commands}
     for _ in range(repeats):
         for name, command in commands.items():
             theirs.unlink(missing_ok=True)
@@ -204,11 +205,14 @@ def speed(share: float, repeats: int) -> None:
             "seconds": [round(value, 1) for value in seconds],
             "megapixels_a_second": round(megapixels / statistics.median(seconds), 1),
             "peak_gb": round(max(each[1] for each in found), 2),
+            "processor_ns_a_pixel": round(
+                statistics.median(each[2] for each in found) * 1e3 / megapixels
+            ),
             "times_gdal": round(statistics.median(ratios), 2),
         }
     cog.unlink(missing_ok=True)
     to_cog = TO_COG.format(threads=THREADS, cache=CACHE_BYTES)
-    wall, peak = timed([sys.executable, "-c", to_cog, str(mine), str(cog)])
+    wall, peak, _ = timed([sys.executable, "-c", to_cog, str(mine), str(cog)])
     figures["cog pass"] = {"seconds": round(wall, 1), "peak_gb": round(peak, 2)}
     for path in (mine, theirs, cog):
         path.unlink(missing_ok=True)

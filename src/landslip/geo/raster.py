@@ -279,8 +279,6 @@ class FileScene:
         if not valid.all():
             values[:, ~valid] = 0
         raster = Raster(values, valid, stored, self.grid.crop(window))
-        if stored == tuple(bands):
-            return raster
         return derive(raster, bands, values, valid, raster.grid.window)
 
     def _dataset(self) -> Any:

@@ -99,8 +99,6 @@ class ReflectanceScene:
         if not valid.all():
             values[:, ~valid] = 0
         raster = Raster(values, valid, stored, read.grid)
-        if stored == tuple(bands):
-            return raster
         return derive(raster, bands, values, valid, raster.grid.window)
 
     def close(self) -> None:

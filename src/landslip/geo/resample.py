@@ -139,7 +139,32 @@ def _span(indices: NDArray[np.intp], margin: int, length: int) -> tuple[int, int
     return max(low, 0), min(high, length)
 
 
-class UpsampledScene:
+class _Laid:
+    """A file's bands on another grid: by rows and columns, or by GDAL where that cannot be."""
+
+    def __init__(self, source: FileScene, grid: Grid, otherwise: Resampling) -> None:
+        self._source = source
+        self._grid = grid
+        self._parallel = _Parallel.of(source.grid, grid)
+        self._warped = source.laid_over(grid, otherwise) if self._parallel is None else None
+
+    @property
+    def grid(self) -> Grid:
+        """The grid that the bands are laid over."""
+        return self._grid
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Bands of the file."""
+        return self._source.bands
+
+    def close(self) -> None:
+        """Close the files that were opened here."""
+        if self._warped is not None:
+            self._warped.close()
+
+
+class UpsampledScene(_Laid):
     """A file's bands on a finer grid, in float32, by cubic convolution.
 
     Grids that lie parallel in one CRS are interpolated here; others by GDAL. A pixel is valid where
@@ -149,21 +174,8 @@ class UpsampledScene:
     """
 
     def __init__(self, source: FileScene, grid: Grid) -> None:
-        """Lay `source`, on its own grid, over `grid`; closing this does not close the source."""
-        self._source = source
-        self._grid = grid
-        self._parallel = _Parallel.of(source.grid, grid)
-        self._warped = source.laid_over(grid, Resampling.cubic) if self._parallel is None else None
-
-    @property
-    def grid(self) -> Grid:
-        """The finer grid."""
-        return self._grid
-
-    @property
-    def bands(self) -> tuple[str, ...]:
-        """Bands of the file."""
-        return self._source.bands
+        """Lay `source`, on its own grid, over `grid`; closing this leaves the source open."""
+        super().__init__(source, grid, Resampling.cubic)
 
     def read(self, window: Window, bands: Sequence[str]) -> Raster:
         """The pixels of one window, float32."""
@@ -215,13 +227,8 @@ class UpsampledScene:
         coarse = self._source.read(around, self.bands)
         return inside & _picked(coarse.valid, rows, cols, around)
 
-    def close(self) -> None:
-        """Close the files that were opened here."""
-        if self._warped is not None:
-            self._warped.close()
 
-
-class AveragedScene:
+class AveragedScene(_Laid):
     """A file's bands averaged over the larger pixels of another grid, in float32.
 
     Pixels count by the area that is covered. A pixel is valid where all that it covers is; where
@@ -230,22 +237,7 @@ class AveragedScene:
 
     def __init__(self, source: FileScene, grid: Grid) -> None:
         """Average `source`, on its own grid, over `grid`; closing this leaves the source open."""
-        self._source = source
-        self._grid = grid
-        self._parallel = _Parallel.of(source.grid, grid)
-        self._warped = (
-            source.laid_over(grid, Resampling.average) if self._parallel is None else None
-        )
-
-    @property
-    def grid(self) -> Grid:
-        """The coarser grid."""
-        return self._grid
-
-    @property
-    def bands(self) -> tuple[str, ...]:
-        """Bands of the file."""
-        return self._source.bands
+        super().__init__(source, grid, Resampling.average)
 
     def read(self, window: Window, bands: Sequence[str]) -> Raster:
         """The pixels of one window, float32."""
@@ -267,11 +259,6 @@ class AveragedScene:
         if not valid.all():
             values[:, ~valid] = 0
         return derive(self, bands, values, valid, window)
-
-    def close(self) -> None:
-        """Close the files that were opened here."""
-        if self._warped is not None:
-            self._warped.close()
 
 
 def _picked(

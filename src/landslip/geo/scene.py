@@ -75,7 +75,7 @@ class Part(Scene, Protocol):
 
 
 class SharpScene(Part, Protocol):
-    """A pansharpened pair (`prepare.pansharpen`), as `open_scene` takes it."""
+    """A pansharpened pair (`prepare.sharpen.pansharpen`), as `open_scene` takes it."""
 
     @property
     def sources(self) -> tuple[SourceFile, ...]:
@@ -91,8 +91,8 @@ class SharpScene(Part, Protocol):
 class UnusableGround:
     """Polygons, or a raster (not 0), of cloud, shadow and snow on a grid."""
 
-    def __init__(self, path: str | Path, grid: Grid) -> None:
-        """Open the file; a raster is laid over `grid` by nearest neighbour.
+    def __init__(self, path: str | Path | None, grid: Grid) -> None:
+        """Open the file; a raster is laid over `grid` by nearest neighbour. None: all is usable.
 
         Raises:
             InventoryError: Polygons cannot be used.
@@ -100,6 +100,8 @@ class UnusableGround:
         """
         self._raster: FileScene | None = None
         self._area: Area | None = None
+        if path is None:
+            return
         if is_raster_file(path):
             self._raster = FileScene(
                 str(path), {"unusable": 1}, grid=grid, resampling=Resampling.nearest
@@ -111,7 +113,8 @@ class UnusableGround:
         """True where the ground is unusable, shape (height, width)."""
         if self._area is not None:
             return self._area.read(window)
-        assert self._raster is not None
+        if self._raster is None:
+            return np.zeros((window.height, window.width), dtype=bool)
         raster = self._raster.read(window, ["unusable"])
         unusable: NDArray[np.bool_] = raster.valid & (raster.values[0] != 0)
         return unusable
@@ -198,11 +201,7 @@ class StackedScene:
         if not valid.all():
             values[:, ~valid] = 0
         raster = Raster(values, valid, stored, self.grid.crop(window))
-        return (
-            raster
-            if stored == tuple(bands)
-            else derive(raster, bands, values, valid, raster.grid.window)
-        )
+        return derive(raster, bands, values, valid, raster.grid.window)
 
     def excluded(self, window: Window) -> NDArray[np.uint8]:
         """Codes of ground taken out by hand, shape (height, width); see `REASONS`."""

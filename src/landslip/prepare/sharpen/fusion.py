@@ -162,6 +162,20 @@ class Fusion:
             yield plane
 
 
+def require_method(method: str, weights: Sequence[float] | None) -> None:
+    """Raise UsageError for an unknown method, and for weights where a method finds its own."""
+    if method not in METHODS:
+        raise UsageError(
+            f"Cannot pansharpen by '{method}': expected one of {', '.join(METHODS)}. "
+            "Correct --method."
+        )
+    if method == "gsa" and weights is not None:
+        raise UsageError(
+            "Cannot pansharpen by gsa with --weights: it finds them by regression. "
+            "Leave them out, or use --method gs."
+        )
+
+
 def fit(
     method: str,
     bands: Moments,
@@ -181,17 +195,8 @@ def fit(
         UsageError: An unknown method, or weights that do not fit.
     """
     count = len(bands.mean) - 1
-    if method not in METHODS:
-        raise UsageError(
-            f"Cannot pansharpen by '{method}': expected one of {', '.join(METHODS)}. "
-            "Correct --method."
-        )
+    require_method(method, weights)
     if method == "gsa":
-        if weights is not None:
-            raise UsageError(
-                "Cannot pansharpen by gsa with --weights: it finds them by regression. "
-                "Leave them out, or use --method gs."
-            )
         shares, intercept = _regressed(bands)
     else:
         shares, intercept = _given(weights, count), 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -17,7 +17,7 @@ from landslip.geo.parallel import default_threads, in_order
 from landslip.geo.progress import track
 from landslip.geo.scene import UnusableGround
 from landslip.geo.windows import cover, spread
-from landslip.prepare.sharpen.fusion import METHODS, Fusion, Moments, fit
+from landslip.prepare.sharpen.fusion import Fusion, Moments, fit, require_method
 from landslip.prepare.sharpen.pair import Pair
 
 log = logging.getLogger(__name__)
@@ -53,11 +53,7 @@ class SharpenOptions:
     """Threads; None: as many as there are processors."""
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise UsageError(
-                f"Cannot pansharpen by '{self.method}': expected one of {', '.join(METHODS)}. "
-                "Correct --method."
-            )
+        require_method(self.method, self.weights)
         if self.sample is not None and not 0 < self.sample <= 1:
             raise UsageError(
                 f"Cannot sample {self.sample:g} of the scene: expected a share above 0 and up to "
@@ -66,11 +62,6 @@ class SharpenOptions:
         if self.threads is not None and self.threads < 1:
             raise UsageError(
                 f"Cannot use {self.threads} threads: expected at least 1. Correct --threads."
-            )
-        if self.method == "gsa" and self.weights is not None:
-            raise UsageError(
-                "Cannot pansharpen by gsa with --weights: it finds them by regression. "
-                "Leave them out, or use --method gs."
             )
 
 
@@ -146,18 +137,16 @@ def _band_moments(
 ) -> list[Moments]:
     """Moments of the bands and of the pan averaged to their pixels, where both are valid."""
     averaged = pair.averaged
-    cloud = None if unusable is None else UnusableGround(unusable, averaged.grid)
+    cloud = UnusableGround(unusable, averaged.grid)
 
     def moments_of(window: Window) -> Moments:
         below = pair.bands.read(window, pair.bands.bands)
         above = averaged.read(window, averaged.bands)
-        valid = pair.seen(below) & above.valid
-        if cloud is not None:
-            valid &= ~cloud.read(window)
+        valid = pair.seen(below) & above.valid & ~cloud.read(window)
         return Moments.of(np.concatenate([below.values, above.values]), valid)
 
     found = in_order(moments_of, windows, threads)
-    with closing(cloud) if cloud is not None else nullcontext():
+    with closing(cloud):
         return list(track(found, total=len(windows), what="Measuring the bands"))
 
 
@@ -166,19 +155,17 @@ def _pan_moments(
 ) -> list[Moments]:
     """Moments of the pan at its own pixels, where both files are valid."""
     undeclared = pair.pan.nodata is None and np.dtype(pair.pan.dtype).kind in "iu"
-    cloud = None if unusable is None else UnusableGround(unusable, pair.pan.grid)
+    cloud = UnusableGround(unusable, pair.pan.grid)
 
     def moments_of(window: Window) -> Moments:
         raster = pair.pan.read(window, pair.pan.bands)
-        valid = raster.valid & pair.upsampled.valid(window)
-        if cloud is not None:
-            valid &= ~cloud.read(window)
+        valid = raster.valid & pair.upsampled.valid(window) & ~cloud.read(window)
         if undeclared:
             valid &= raster.values[0] != 0
         return Moments.of(raster.values, valid)
 
     found = in_order(moments_of, windows, threads)
-    with closing(cloud) if cloud is not None else nullcontext():
+    with closing(cloud):
         return list(track(found, total=len(windows), what="Measuring the pan"))
 
 

@@ -168,11 +168,7 @@ def _open_files(
             f"Cannot pansharpen {pan} with {ms}: one of the two has no coordinate reference "
             "system. Assign it (gdal_edit.py -a_srs)."
         )
-    corners = in_pixels(coarse, [(0, 0), (coarse.width, 0), (coarse.width, coarse.height),
-                                  (0, coarse.height)], fine)  # fmt: skip
-    cols, rows = np.array(corners).T
-    overlaps = rows.max() > 0 and cols.max() > 0
-    if not overlaps or rows.min() >= fine.height or cols.min() >= fine.width:
+    if around(coarse, fine).intersection(fine.window) is None:
         raise RasterError(
             f"Cannot pansharpen {pan} with {ms}: they do not overlap (bounds "
             f"{_bounds_text(fine)} and {_bounds_text(coarse)}). Check that both show one place."
@@ -233,15 +229,20 @@ def _bounds_text(grid: Grid) -> str:
 
 def _shared(grid: Grid, other: Grid) -> Window:
     """The pixels of `grid` around the ground of `other`; all where they do not meet."""
-    corners = [(0, 0), (other.width, 0), (other.width, other.height), (0, other.height)]
-    cols, rows = np.array(in_pixels(other, corners, grid)).T
+    return around(other, grid).intersection(grid.window) or grid.window
+
+
+def around(ground: Grid, grid: Grid) -> Window:
+    """The window of `grid` that holds the ground of another grid; it may reach beyond `grid`."""
+    corners = [(0, 0), (ground.width, 0), (ground.width, ground.height), (0, ground.height)]
+    cols, rows = np.array(_in_pixels(ground, corners, grid)).T
     row, col = math.floor(rows.min()), math.floor(cols.min())
     height = max(math.ceil(rows.max()) - row, 1)
     width = max(math.ceil(cols.max()) - col, 1)
-    return Window(row, col, height, width).intersection(grid.window) or grid.window
+    return Window(row, col, height, width)
 
 
-def in_pixels(
+def _in_pixels(
     source: Grid, points: Sequence[tuple[float, float]], target: Grid
 ) -> list[tuple[float, float]]:
     """Positions (column, row) of `source` as positions of `target`."""
@@ -254,7 +255,7 @@ def in_pixels(
 def _in_pan_pixels(offset: Offset, coarse: Grid, fine: Grid, *, applied: bool) -> Misregistration:
     middle = (coarse.width / 2, coarse.height / 2)
     there = (middle[0] + offset.cols_px, middle[1] + offset.rows_px)
-    (col, row), (col_moved, row_moved) = in_pixels(coarse, [middle, there], fine)
+    (col, row), (col_moved, row_moved) = _in_pixels(coarse, [middle, there], fine)
     ratio = coarse.pixel_size_m / fine.pixel_size_m
     return Misregistration(
         row_moved - row, col_moved - col, offset.spread_px * ratio, offset.cells, applied

@@ -100,8 +100,6 @@ class PansharpenedScene:
         if not valid.all():
             values[:, ~valid] = 0
         raster = Raster(values, valid, stored, self.grid.crop(window))
-        if stored == tuple(bands):
-            return raster
         return derive(raster, bands, values, valid, raster.grid.window)
 
     def upsampled(self, window: Window) -> Raster:

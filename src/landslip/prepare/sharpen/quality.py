@@ -35,7 +35,7 @@ from landslip.geo.scene import UnusableGround
 from landslip.geo.windows import cover, spread
 from landslip.prepare.sharpen.fusion import Moments, share_explained
 from landslip.prepare.sharpen.matching import SharpenOptions, match_pair, shared_windows
-from landslip.prepare.sharpen.pair import Pair, in_pixels
+from landslip.prepare.sharpen.pair import Pair, around
 from landslip.prepare.sharpen.pansharpen import PansharpenedScene
 
 BLOCK_PX = 32
@@ -318,20 +318,19 @@ def _at_reduced_resolution(
         method: PansharpenedScene(reduced, match_pair(reduced, options, unusable))
         for method, options in asked.items()
     }
-    cloud = None if unusable is None else UnusableGround(unusable, pair.averaged.grid)
+    cloud = UnusableGround(unusable, pair.averaged.grid)
     windows = spread(shared_windows(pair, WINDOW_PX), MOST_WINDOWS)
     found: dict[str, list[Agreement]] = {UPSAMPLED: [], **{method: [] for method in asked}}
     for window in track(windows, total=len(windows), what="Comparing at reduced resolution"):
         truth = pair.bands.read(window, names)
         below = reduced.upsampled.read(window, names)
         sharp = {method: scene.read(window, names) for method, scene in scenes.items()}
-        valid = pair.seen(truth) & below.valid
-        if cloud is not None:
-            valid &= ~cloud.read(window)
+        valid = pair.seen(truth) & below.valid & ~cloud.read(window)
         for each in sharp.values():
             valid &= each.valid
         for method, image in {UPSAMPLED: below, **sharp}.items():
             found[method].append(Agreement.of(image.values, truth.values, valid, ratio))
+    cloud.close()
     return {method: reduce(add, parts) for method, parts in found.items()}
 
 
@@ -360,38 +359,28 @@ def _at_full_resolution(
         else PansharpenedScene(pair, match_pair(pair, options, unusable))
         for method, options in asked.items()
     }
-    cloud = None if unusable is None else UnusableGround(unusable, pair.averaged.grid)
+    cloud = UnusableGround(unusable, pair.averaged.grid)
     windows = spread(shared_windows(pair, FULL_PX), FULL_WINDOWS)
     found: dict[str, list[_Full]] = {}
     for window in track(windows, total=len(windows), what="Comparing at full resolution"):
-        around = _pan_window(pair, window)
-        if around is None:
+        own = pair.averaged.grid.crop(window)
+        ground = around(own, pair.pan.grid).grown(2).intersection(pair.pan.grid.window)
+        if ground is None:
             continue
         truth = pair.bands.read(window, pair.chosen)
-        pan = scene.pan(around)
-        images = {method: each.read(around, pair.chosen) for method, each in scenes.items()}
-        for method, image in {UPSAMPLED: scene.upsampled(around), **images}.items():
-            back = _averaged(image, pair.averaged.grid.crop(window))
-            valid = pair.seen(truth) & back.valid
-            if cloud is not None:
-                valid &= ~cloud.read(window)
+        pan = scene.pan(ground)
+        images = {method: each.read(ground, pair.chosen) for method, each in scenes.items()}
+        for method, image in {UPSAMPLED: scene.upsampled(ground), **images}.items():
+            back = _averaged(image, own)
+            valid = pair.seen(truth) & back.valid & ~cloud.read(window)
             both = image.valid & pan.valid
             observed = np.concatenate([image.values[:, both], pan.values[:, both]])
             part = _Full(
                 Agreement.of(back.values, truth.values, valid, ratio), Moments.of(observed)
             )
             found.setdefault(method, []).append(part)
+    cloud.close()
     return {method: reduce(add, parts) for method, parts in found.items()}
-
-
-def _pan_window(pair: Pair, window: Window) -> Window | None:
-    """The pan's pixels around a window of the bands, or None."""
-    own = pair.averaged.grid.crop(window)
-    corners = [(0, 0), (own.width, 0), (own.width, own.height), (0, own.height)]
-    cols, rows = np.array(in_pixels(own, corners, pair.pan.grid)).T
-    row, col = math.floor(rows.min()), math.floor(cols.min())
-    height, width = math.ceil(rows.max()) - row, math.ceil(cols.max()) - col
-    return Window(row, col, height, width).grown(2).intersection(pair.pan.grid.window)
 
 
 def _averaged(raster: Raster, grid: Grid) -> Raster:
@@ -425,12 +414,12 @@ def _draw(scene: PansharpenedScene, path: Path) -> None:
     """Multispectral, pan, cubic upsampling and result of the same ground, side by side."""
     from matplotlib.figure import Figure
 
-    around = _most_textured(scene)
+    ground = _most_textured(scene)
     pair = scene.pair
     natural = ("red", "green", "blue")
     names = scene.bands[: 3 if len(scene.bands) >= 3 else 1]
     names = natural if set(natural) <= set(scene.bands) else names
-    sharp, plain, pan = scene.read(around, names), scene.upsampled(around), scene.pan(around)
+    sharp, plain, pan = scene.read(ground, names), scene.upsampled(ground), scene.pan(ground)
     keep = [scene.bands.index(name) for name in names]
     values = plain.values[keep][:, plain.valid]
     low, high = np.percentile(values, [1, 99], axis=1) if values.size else (0, 1)
@@ -445,7 +434,7 @@ def _draw(scene: PansharpenedScene, path: Path) -> None:
     figure = Figure(figsize=(13, 3.9), layout="constrained")
     axes = figure.subplots(1, 4)
     # The bands as they are: every pan pixel shows the multispectral one that holds its middle.
-    coarse = _nearest(pair, around, names)
+    coarse = _nearest(pair, ground, names)
     panels = (
         ("multispectral", colours(coarse.values, coarse.valid)),
         ("panchromatic", np.clip((pan.values[0] - ends[0]) / max(np.ptp(ends), 1e-9), 0, 1)),
@@ -459,7 +448,7 @@ def _draw(scene: PansharpenedScene, path: Path) -> None:
     size = scene.grid.pixel_size_m
     unit = "units" if scene.grid.crs is None else "m"
     figure.suptitle(
-        f"{around.height * size:.0f} x {around.width * size:.0f} {unit}; bands shown: "
+        f"{ground.height * size:.0f} x {ground.width * size:.0f} {unit}; bands shown: "
         f"{', '.join(names)}", fontsize=9, x=0.01, ha="left",
     )  # fmt: skip
     figure.savefig(path, dpi=140, format="png")
@@ -478,7 +467,7 @@ def _most_textured(scene: PansharpenedScene) -> Window:
 
     def texture(window: Window) -> float:
         pan = scene.pan(window)
-        share = float((pan.valid & scene.upsampled(window).valid).mean())
+        share = float((pan.valid & scene.pair.upsampled.valid(window)).mean())
         is_full = window.height == window.width == min(PICTURE_PX, *scene.grid.shape)
         # A median, so that the edge of a cloud counts for nothing.
         steps = np.abs(np.diff(pan.values[0].astype(np.float64), axis=1))
