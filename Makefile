@@ -51,7 +51,7 @@ $(PYTHON): | $(UV)
 
 $(READY): pyproject.toml constraints.txt | $(PYTHON)
 	@echo "On Linux the set-up takes 3 GB (torch with CUDA); UV_TORCH_BACKEND=cpu make ... far less."
-	$(UV) pip install --python $(PYTHON) --editable ".[library]" --group dev $(VERSIONS)
+	$(UV) pip install --python $(PYTHON) --compile-bytecode --editable ".[library]" --group dev $(VERSIONS)
 	@touch $(READY)
 
 # The oldest Python, so that the versions serve all of them.
