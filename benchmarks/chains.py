@@ -13,7 +13,6 @@ import argparse
 import json
 import logging
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,7 @@ Record = dict[str, object]
 
 def options_for(name: str, bands: tuple[str, ...] | None = None) -> landslip.TrainOptions:
     """A short training of the small network."""
-    recipe = replace(landslip.recipe_named("quick"), epochs=EPOCHS[name])
+    recipe = landslip.recipe_named("modern", {"epochs": EPOCHS[name]})
     return landslip.TrainOptions(model="unet-small", recipe=recipe, bands=bands)
 
 

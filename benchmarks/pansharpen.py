@@ -19,7 +19,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -311,7 +310,7 @@ def radiometry() -> None:
     }
     model = WORK / "valley.safetensors"
     if not model.exists():
-        recipe = replace(landslip.recipe_named("quick"), epochs=8)
+        recipe = landslip.recipe_named("modern", {"epochs": 8})
         landslip.train_on_scene(
             landslip.open_scene(scenes["11 bit"], unusable=files.unusable), files.landslides, model,
             checked=files.checked, tiling=landslip.TileOptions(size=128, stride=96, gap=64),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -192,3 +193,80 @@ def universal_index(mine: NDArray[np.float64], theirs: NDArray[np.float64], side
             if divisor > 0:
                 found.append(4 * covariance * float(x.mean() * y.mean()) / divisor)
     return sum(found) / len(found)
+
+
+Pixels = list[tuple[int, int]]
+"""(row, col) of the pixels of one landslide."""
+
+
+def bodies(plane: NDArray[np.uint8]) -> list[Pixels]:
+    """Bodies of value 1, by walking from pixel to pixel over sides and corners."""
+    left = {(row, col) for row, col in np.argwhere(plane == 1).tolist()}
+    found = []
+    while left:
+        body = [left.pop()]
+        for row, col in body:  # grows while it is walked
+            near = {(row + down, col + right) for down in (-1, 0, 1) for right in (-1, 0, 1)}
+            body.extend(near & left)
+            left -= near
+        found.append(body)
+    return found
+
+
+def bodies_by_id(ids: NDArray[np.int_], plane: NDArray[np.uint8]) -> list[Pixels]:
+    """The pixels of value 1 with the same id."""
+    found: dict[int, Pixels] = {}
+    for row, col in np.argwhere(plane == 1).tolist():
+        found.setdefault(int(ids[row, col]), []).append((row, col))
+    return list(found.values())
+
+
+def matched_objects(
+    objects: Sequence[Pixels],
+    other: NDArray[np.uint8],
+    row_areas_m2: Sequence[float],
+    overlap: str,
+    side: int,
+) -> list[tuple[tuple[int, int], int, bool]]:
+    """(row and column of the block, size class, matched) of every object that `other` knows.
+
+    `overlap` is a decimal number, taken exactly; `side` is that of a block (px).
+    """
+    told = []
+    for pixels in objects:
+        known = [other[pixel] for pixel in pixels if other[pixel] != 255]
+        if not known:
+            continue
+        is_matched = Fraction(known.count(1), len(known)) >= Fraction(overlap)
+        area_m2 = round(math.fsum(row_areas_m2[row] for row, _ in pixels), 6)
+        size = sum(area_m2 >= limit for limit in (100, 400, 1000, 10_000))
+        middle = [Fraction(sum(axis), len(pixels)) for axis in zip(*pixels, strict=True)]
+        block_row, block_col = ((place + Fraction(1, 2)) // side for place in middle)
+        told.append(((block_row, block_col), size, is_matched))
+    return told
+
+
+def bootstrapped(
+    blocks: Sequence[Sequence[int]], drawn: Sequence[Sequence[int]]
+) -> tuple[float, float]:
+    """Middle 95 % of the differences in recall over draws of blocks.
+
+    Args:
+        blocks: (reference landslides, found by the first map, found by the second).
+        drawn: For every draw, the numbers of its blocks.
+    """
+    differences = []
+    for draw in drawn:
+        reference = sum(blocks[number][0] for number in draw)
+        first = sum(blocks[number][1] for number in draw)
+        second = sum(blocks[number][2] for number in draw)
+        differences.append(second / reference - first / reference)
+    differences.sort()
+
+    def quantile(share: float) -> float:
+        place = share * (len(differences) - 1)
+        below = math.floor(place)
+        above = min(below + 1, len(differences) - 1)
+        return differences[below] + (place - below) * (differences[above] - differences[below])
+
+    return quantile(0.025), quantile(0.975)

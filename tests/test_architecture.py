@@ -15,7 +15,8 @@ FLOORS = (
     {"learn"},
     {"mapping"},
     {"demo", "study"},
-    {"cli", "__main__"},
+    {"cli"},
+    {"__main__"},
 )
 RANKS = {name: rank for rank, names in enumerate(FLOORS) for name in names}
 TORCH = {"torch", "torchvision", "segmentation_models_pytorch", "timm", "lightning", "safetensors"}

@@ -55,7 +55,7 @@ def tile(scene: str | Path, inventory: str | Path, out: Path, *more: str | Path)
 def train_scene(scene: str | Path, inventory: str | Path, out: Path, *more: str | Path) -> WORDS:
     return (
         "train", "--scene", scene, "--inventory", inventory, "--out", out, "--size", "16",
-        "--model", "unet-small", "--recipe", "quick", "--epochs", "1", "--batch", "4", *more,
+        "--model", "unet-small", "--recipe", "modern", "--epochs", "1", "--batch", "4", *more,
     )  # fmt: skip
 
 
@@ -183,7 +183,7 @@ def test_a_model_for_other_bands(good: Files, tmp_path: Path) -> None:
     refused(
         tmp_path,
         ("train", good.tiles, "--out", tmp_path / "m.safetensors", "--model", "unet-small",
-         "--recipe", "quick", "--from", other),
+         "--recipe", "modern", "--from", other),
         other, "swir1", "nir, red, green",
     )  # fmt: skip
 
@@ -193,7 +193,7 @@ def test_bands_to_learn_from_that_are_not_there(good: Files, tmp_path: Path) -> 
         refused(
             tmp_path,
             ("train", good.tiles, "--out", tmp_path / "m.safetensors", "--model", "unet-small",
-             "--recipe", "quick", "--use", use),
+             "--recipe", "modern", "--use", use),
             use.split(",")[-1],
         )  # fmt: skip
 
@@ -362,7 +362,7 @@ def test_labels_of_another_place(good: Files, tmp_path: Path) -> None:
 
 
 def train_tiles(*words: str | Path) -> WORDS:
-    return ("train", *words, "--model", "unet-small", "--recipe", "quick", "--epochs", "1")
+    return ("train", *words, "--model", "unet-small", "--recipe", "modern", "--epochs", "1")
 
 
 def test_tile_sets_that_do_not_go_together(good: Files, tmp_path: Path) -> None:
@@ -690,7 +690,7 @@ def stopped_when(ready: Callable[[], bool], words: WORDS) -> tuple[int, str, str
 def test_ctrl_c_in_training_loses_nothing(good: Files, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
     words = (
-        "train", good.tiles, "--out", out, "--model", "unet-small", "--recipe", "quick",
+        "train", good.tiles, "--out", out, "--model", "unet-small", "--recipe", "modern",
         "--epochs", "6", "--device", "cpu", "--precision", "float32",
     )  # fmt: skip
     saved = tmp_path / "m.safetensors.partial" / "checkpoint.safetensors"

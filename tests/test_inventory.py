@@ -1,6 +1,7 @@
 import hashlib
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,13 @@ def test_heights_of_vertices_are_left_out(
 
 
 # Rasterising
+
+
+def test_threads_burn_without_a_warning(utm_grid: Grid) -> None:
+    # rasterio changes the filters of warnings while it burns, and puts them back: of all threads.
+    with ThreadPoolExecutor(8) as pool:
+        burnt = pool.map(lambda _: rasterised([INSIDE], utm_grid, utm_grid.window), range(500))
+        assert {int(each.sum()) for each in burnt} == {35}
 
 
 def test_pixels_count_by_their_middle(utm_grid: Grid) -> None:

@@ -26,6 +26,15 @@ def checked(write_polygons: WritePolygons) -> Path:
     return write_polygons("checked.gpkg", [shapely.box(500_000, 3_799_800, 500_600, 3_800_000)])
 
 
+@pytest.fixture
+def alarms(write_polygons: WritePolygons) -> Path:
+    """Rows 13-31, columns 25-41: over a corner of FIRST, and mostly below the checked half."""
+    return write_polygons("alarms.gpkg", [shapely.box(500_250, 3_799_680, 500_420, 3_799_870)])
+
+
+ALARMS, CONTESTED = np.s_[13:32, 25:42], np.s_[13:15, 25:27]
+
+
 def plane(*values: tuple[tuple[slice, slice], int], dtype: Any = np.uint8) -> NDArray[Any]:
     """A label raster (1, 40, 60) with values in some pixels, 0 elsewhere."""
     found = np.zeros((1, 40, 60), dtype=dtype)
@@ -90,6 +99,57 @@ def test_polygons_elsewhere_are_refused(slides: Path, checked: Path, utm_grid: G
         open_labels(slides, near, checked=checked)
 
 
+def test_false_alarms_are_background_checked_or_not(
+    slides: Path, checked: Path, alarms: Path, utm_grid: Grid, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = open_labels(slides, utm_grid, checked=checked)
+    labels = open_labels(slides, utm_grid, checked=checked, false_alarms=alarms)
+    assert caplog.messages == [
+        "4 px of the false alarms lie on landslides of the inventory, and stay landslide"
+    ]
+    expected = plain.read(utm_grid.window)
+    assert (expected[ALARMS] == 255).any()
+    expected[ALARMS] = 0
+    expected[CONTESTED] = 1
+    assert (labels.read(utm_grid.window) == expected).all()
+    hard = np.zeros(utm_grid.shape, dtype=bool)
+    hard[ALARMS] = True
+    hard[CONTESTED] = False
+    hard[REJECTED] = True  # polygons of the inventory that were rejected still count
+    assert (labels.rejected(utm_grid.window) == hard).all()
+    for window in cover(utm_grid, 7):
+        assert (labels.rejected(window) == hard[window.slices]).all()
+
+
+def test_false_alarms_beside_landslides_are_not_contested(
+    slides: Path, write_polygons: WritePolygons, utm_grid: Grid, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Shares an edge with FIRST.
+    beside = write_polygons("beside.gpkg", [shapely.box(500_270, 3_799_850, 500_300, 3_799_900)])
+    labels = open_labels(slides, utm_grid, false_alarms=beside)
+    assert caplog.messages == []
+    assert labels.rejected(utm_grid.window)[10:15, 27:30].all()
+    assert labels.read(utm_grid.window).sum() == 35
+
+
+def test_false_alarms_that_cannot_be_used(
+    slides: Path, alarms: Path, write_polygons: WritePolygons, utm_grid: Grid
+) -> None:
+    far = write_polygons("far.gpkg", [shapely.box(0, 0, 9, 9)])
+    with pytest.raises(InventoryError, match=r"false alarms .*far.gpkg: none of its 1 polygons"):
+        open_labels(slides, utm_grid, false_alarms=far)
+    with pytest.warns(UserWarning, match="'crs' was not provided"):
+        nowhere = write_polygons("nowhere.gpkg", [shapely.box(0, 0, 9, 9)], crs=None)
+    with pytest.raises(InventoryError, match=r"Cannot place false alarms .*no coordinate ref"):
+        open_labels(slides, utm_grid, false_alarms=nowhere)
+    line = write_polygons("line.gpkg", [shapely.LineString([(500_000, 3_799_700), (500_300, 0)])])
+    with pytest.raises(InventoryError, match=r"false alarms .*polygons are needed, .*LineString"):
+        open_labels(slides, utm_grid, false_alarms=line)
+    missing = alarms.with_name("missing.gpkg")
+    with pytest.raises(InventoryError, match=r"false alarms .*there is no such file"):
+        open_labels(slides, utm_grid, false_alarms=missing)
+
+
 def test_positive_is_for_rasters(slides: Path, utm_grid: Grid) -> None:
     with pytest.raises(UsageError, match="Leave --positive out"):
         open_labels(slides, utm_grid, positive=1)
@@ -109,6 +169,33 @@ def test_rasters_of_0_1_and_255(write_raster: WriteRaster, checked: Path, utm_gr
     assert (bounded[REJECTED] == 1).all()
     assert (bounded[20:] == 255).sum() == 20 * 60 - 16
     assert (bounded[:20] == found[:20]).all()
+
+
+@pytest.mark.parametrize("positive", [None, 1])
+def test_false_alarms_over_a_raster(
+    write_raster: WriteRaster,
+    checked: Path,
+    alarms: Path,
+    utm_grid: Grid,
+    caplog: pytest.LogCaptureFixture,
+    positive: int | None,
+) -> None:
+    values = plane((FIRST, 1), (np.s_[30:, :], 255))
+    path = write_raster("labels.tif", values, nodata=255)
+    labels = open_labels(path, utm_grid, checked=checked, positive=positive, false_alarms=alarms)
+    assert "4 px of the false alarms lie on landslides" in caplog.text
+    expected = values[0]
+    expected[20:] = 255
+    expected[ALARMS] = 0
+    expected[CONTESTED] = 1
+    assert (labels.read(utm_grid.window) == expected).all()
+    hard = np.zeros(utm_grid.shape, dtype=bool)
+    hard[ALARMS] = True
+    hard[CONTESTED] = False
+    assert (labels.rejected(utm_grid.window) == hard).all()
+    for window in cover(utm_grid, 7):
+        assert (labels.read(window) == expected[window.slices]).all()
+        assert (labels.rejected(window) == hard[window.slices]).all()
 
 
 @pytest.mark.parametrize("nodata", [0, 255, 77])

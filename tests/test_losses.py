@@ -34,26 +34,26 @@ def test_false_alarms_cost_on_tiles_without_landslides(loss: Loss) -> None:
     alarm = quiet.clone()
     alarm[..., 2:5, 2:5] = 3.0
     alarm.requires_grad_()
-    value = loss(alarm, labels)
-    assert value > loss(quiet, labels) + 0.1
+    value = loss(alarm, labels, None)
+    assert value > loss(quiet, labels, None) + 0.1
     assert (gradient(value, alarm) > 0).all()  # a step down lowers every probability
 
 
 def test_pixels_without_label_give_no_gradient_and_do_not_count(loss: Loss) -> None:
     logits, labels = some_logits(), some_labels()
     labels[:, :3] = 255
-    value = loss(logits, labels)
+    value = loss(logits, labels, None)
     assert not gradient(value, logits)[:, :, :3].any()
     assert gradient(value, logits)[:, :, 3:].all()
 
     other = logits.detach().clone()
     other[:, :, :3] = 100.0
-    assert loss(other, labels) == value
+    assert loss(other, labels, None) == value
 
 
 def test_no_label_at_all_costs_nothing(loss: Loss) -> None:
     logits = some_logits()
-    value = loss(logits, torch.full((2, 8, 9), 255, dtype=torch.uint8))
+    value = loss(logits, torch.full((2, 8, 9), 255, dtype=torch.uint8), None)
     assert value == 0
     assert not gradient(value, logits).any()
 
@@ -61,22 +61,22 @@ def test_no_label_at_all_costs_nothing(loss: Loss) -> None:
 def test_truth_costs_next_to_nothing_and_its_opposite_much(loss: Loss) -> None:
     labels = some_labels()
     truth = (labels.float() * 2 - 1)[:, None] * 20
-    assert loss(truth, labels) < 1e-3
-    assert loss(-truth, labels) > 10
+    assert loss(truth, labels, None) < 1e-3
+    assert loss(-truth, labels, None) > 10
 
 
 def test_half_precision_logits_are_computed_in_float32(loss: Loss) -> None:
     logits = some_logits().detach().bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = loss(logits, some_labels())
+        value = loss(logits, some_labels(), None)
     assert value.dtype == torch.float32
-    torch.testing.assert_close(value, loss(logits.float(), some_labels()))
+    torch.testing.assert_close(value, loss(logits.float(), some_labels(), None))
 
 
 @pytest.mark.parametrize("extreme", [-1e4, 1e4])
 def test_extreme_logits_stay_finite(loss: Loss, extreme: float) -> None:
     logits = torch.full((1, 1, 4, 4), extreme, requires_grad=True)
-    value = loss(logits, some_labels(1)[:, :4, :4])
+    value = loss(logits, some_labels(1)[:, :4, :4], None)
     assert value.isfinite()
     assert gradient(value, logits).isfinite().all()
 
@@ -88,7 +88,7 @@ def test_other_shapes_are_refused(
     loss: Loss, logits: tuple[int, ...], labels: tuple[int, ...]
 ) -> None:
     with pytest.raises(UsageError, match="Cannot compute the loss"):
-        loss(torch.zeros(logits), torch.zeros(labels, dtype=torch.uint8))
+        loss(torch.zeros(logits), torch.zeros(labels, dtype=torch.uint8), None)
 
 
 # The values themselves.

@@ -1,15 +1,18 @@
-import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from landslip.geo.errors import MissingExtraError, UsageError
-from landslip.learn.models import MODELS, build_model, model_entry
+from landslip.geo.errors import UsageError
+from landslip.learn.models import MODELS, build_model, encoder_of, model_entry
 from landslip.learn.models.resunet import ResUNet, ResUNetTable1
 
 LIBRARY = "library:unet/resnet18"
+ARCHITECTURES = [
+    "deeplabv3", "deeplabv3plus", "dpt", "fpn", "linknet", "manet", "pan", "pspnet", "segformer",
+    "unet", "unetplusplus", "upernet",
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -19,8 +22,6 @@ def seed() -> None:
 
 @pytest.fixture(params=[*MODELS, LIBRARY], scope="module")
 def name(request: pytest.FixtureRequest) -> str:
-    if request.param == LIBRARY:
-        pytest.importorskip("segmentation_models_pytorch")
     return str(request.param)
 
 
@@ -211,6 +212,22 @@ def test_align_corners_changes_the_map_and_only_resunet_has_it() -> None:
         build_model("unet", 3, align_corners=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "at"),
+    [
+        ("unet", None),
+        ("unet-small", None),
+        ("resunet", "encoder"),
+        ("resunet-table1", "encoder"),
+        (LIBRARY, "network.encoder"),
+    ],
+)
+def test_encoder_of_a_network(name: str, at: str | None) -> None:
+    with torch.device("meta"):
+        network = build_model(name, 3)
+    assert encoder_of(network) is (None if at is None else network.get_submodule(at))
+
+
 # Names.
 
 
@@ -249,15 +266,76 @@ def test_no_bands_or_outputs_are_refused(bands: int, outputs: int) -> None:
         ("library:unet/resnet19", "no encoder 'resnet19'. Choose .*resnet18"),
         ("library:unet/tu-nothing", "Choose another encoder"),
         ("library:unetplusplus/mit_b0", "Choose another encoder"),
+        (
+            "library:unet/tu-maxvit_pico_rw_256",
+            "must be divisible by window",
+        ),
+        ("library:unet/tu-test_vit", "for 4 bands: Unsupported model downsampling pattern. Choose"),
+        ("library:dpt/resnet18", "Only Timm encoders are supported for DPT"),
     ],
 )
 def test_library_names_what_it_does_not_know(name: str, message: str) -> None:
-    pytest.importorskip("segmentation_models_pytorch")
     with pytest.raises(UsageError, match=message):
         build_model(name, 4)
 
 
-def test_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "landslip\[library\]"'):
-        build_model(LIBRARY, 3)
+# The architectures of the library.
+
+
+@pytest.fixture(params=ARCHITECTURES, scope="module")
+def architecture(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def name_with_small_encoder(architecture: str) -> str:
+    encoder = "tu-test_vit" if architecture == "dpt" else "resnet18"
+    return f"library:{architecture}/{encoder}"
+
+
+def test_every_architecture_of_the_library_is_known_here() -> None:
+    import segmentation_models_pytorch as smp
+
+    assert sorted(smp.MODEL_ARCHITECTURES_MAPPING) == ARCHITECTURES
+
+
+def test_architecture_takes_any_size_and_learns_from_two_images(architecture: str) -> None:
+    network = build_model(name_with_small_encoder(architecture), 3)
+    assert network.training
+    network(torch.rand(2, 3, 64, 64)).mean().backward()
+    network.eval()
+    with torch.no_grad():
+        for size in [(33, 47), (7, 5), (129, 70)]:
+            logits = network(torch.rand(1, 3, *size))
+            assert logits.shape == (1, 1, *size)
+            assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("bands", [1, 4, 14])
+def test_architecture_takes_any_number_of_bands(architecture: str, bands: int) -> None:
+    # timm's older transformers cannot be built without values.
+    with torch.device("cpu" if architecture == "dpt" else "meta"):
+        network = build_model(name_with_small_encoder(architecture), bands, 2)
+        assert network(torch.rand(2, bands, 33, 64)).shape == (2, 2, 33, 64)
+
+
+def test_these_cannot_learn_from_a_single_image(architecture: str) -> None:
+    network = build_model(name_with_small_encoder(architecture), 3)
+    image = torch.rand(1, 3, 64, 64)
+    if architecture in {"deeplabv3", "deeplabv3plus", "pan", "upernet"}:
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
+            network(image)
+    else:
+        assert network(image).shape == (1, 1, 64, 64)
+
+
+@pytest.mark.parametrize("architecture", ["pan", "unet"])
+def test_padding_repeats_the_edge_and_keeps_the_place(architecture: str) -> None:
+    network = build_model(f"library:{architecture}/resnet18", 3).eval()
+    image = torch.rand(1, 3, 33, 64)
+    side = {"pan": 128, "unet": 64}[architecture]
+    padded = torch.empty(1, 3, side, side)
+    for row in range(side):
+        for col in range(side):
+            padded[:, :, row, col] = image[:, :, min(row, 32), min(col, 63)]
+    with torch.no_grad():
+        assert torch.equal(network(image), network(padded)[:, :, :33, :64])

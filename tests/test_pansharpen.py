@@ -666,7 +666,7 @@ def test_check_tile_and_map_take_pairs(tmp_path: Path, make: Make) -> None:
         assert mapped.code == 0, mapped.err
     trained = landslip(
         "train", *pair, "--inventory", slides, "--size", "48", "--split", "columns:96,144",
-        "--model", "unet-small", "--recipe", "quick", "--epochs", "1", "--batch", "2",
+        "--model", "unet-small", "--recipe", "modern", "--epochs", "1", "--batch", "2",
         "--device", "cpu", "--out", tmp_path / "trained.safetensors",
     )  # fmt: skip
     assert trained.code == 0, trained.err

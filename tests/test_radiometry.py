@@ -21,17 +21,17 @@ from rasterio.crs import CRS
 from torch import nn
 
 import tiny
-from landslip.geo.errors import DataError, OutputError, TileSetError, UsageError
+from landslip.geo.errors import BandError, DataError, OutputError, TileSetError, UsageError
 from landslip.geo.grid import Grid, Window
 from landslip.geo.raster import DIGITAL, FileScene, Raster
 from landslip.geo.scene import open_scene
-from landslip.learn import train
+from landslip.learn import radiometry, train
 from landslip.learn.card import ModelCard, load_card, load_model, save_model
-from landslip.learn.checkpoint import Checkpoint
+from landslip.learn.plan import TrainOptions
+from landslip.learn.radiometry import choose_scaling, choose_tile_scaling
 from landslip.learn.recipes import recipe_named
-from landslip.learn.train import TrainOptions, train_model
+from landslip.learn.train import train_model
 from landslip.mapping import pictures as mapping_pictures
-from landslip.mapping.radiometry import choose_scaling
 from landslip.mapping.scene_map import MapOptions, map_scene
 from landslip.prepare import pictures as tile_pictures
 from landslip.prepare import scaling as scaling_module
@@ -43,7 +43,8 @@ from landslip.prepare.scaling import (
     write_eight_bit,
 )
 from landslip.prepare.split import TileOptions
-from landslip.prepare.tiles import TileSet, make_tiles, require_alike
+from landslip.prepare.tile_set import Tile, TileSet, require_alike
+from landslip.prepare.tiles import make_tiles
 
 NUMBER = "digital number"
 CLOUD = (10, 30, 20, 25)
@@ -55,7 +56,7 @@ def _without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take longer than all the rest and show nothing of this."""
     monkeypatch.setattr(tile_pictures, "write_split_picture", lambda *_: None)
     monkeypatch.setattr(mapping_pictures, "write_quicklook", lambda *_: None)
-    monkeypatch.setattr(Checkpoint, "write_history", lambda *_: None)
+    monkeypatch.setattr(train, "write_history", lambda *_: None)
     monkeypatch.setattr(train, "write_pr_curve", lambda _, __, path: path.touch())
 
 
@@ -393,10 +394,249 @@ def test_brightness_has_the_unit_of_its_bands() -> None:
     assert choose_scaling(shares, card, "auto").used == "scene"
 
 
+def test_bands_that_may_be_missing_keep_the_models_numbers() -> None:
+    learnt = LEARNT | {"slope": (2.0, 40.0), "pre_red": (60.0, 600.0)}
+    card = card_of(
+        learnt, units=(NUMBER, NUMBER, "deg", NUMBER), optional_bands=("slope", "pre_red"),
+    )  # fmt: skip
+    same = choose_scaling(ground(LEARNT), card, "auto")
+    assert (same.used, same.scaling) == ("model", card.scaling_of_bands)
+    assert [band for band, _, _ in same.learnt] == ["nir", "red"]
+    assert_ranges(same.found, LEARNT)
+    assert "slope" not in same.table
+    for mode in ("auto", "scene"):
+        tenfold = choose_scaling(ground(times(10, LEARNT)), card, mode)
+        assert tenfold.used == "scene"
+        # All bands of the model, in its order: what is missing may be there in another scene.
+        assert_ranges(tenfold.scaling.ranges, learnt | times(10, LEARNT))
+        assert_ranges(tenfold.found, times(10, LEARNT))
+    with pytest.raises(BandError, match="Cannot give band 'red'"):
+        choose_scaling(ground({"nir": (1.0, 2.0)}), card, "auto")
+
+
+def before(path: Path, gap: float) -> tuple[Path, NDArray[np.uint16]]:
+    """A scene from before with no data in a share of its columns."""
+    values = base(seed=2)[1:2]
+    values[:, :, : round(gap * 96)] = 0
+    return tiny.write_scene(path, values, bands=["red"], nodata=0), values
+
+
+def test_optional_bands_are_measured_where_they_have_data(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = tiny.write_scene(tmp_path / "now.tif", base())
+    ranges = percentiles(base()) | {"pre_red": (10.0, 20.0)}
+    card = card_of(ranges, optional_bands=("pre_red",))
+    pre, values = before(tmp_path / "pre.tif", 0.4)
+    with closing(open_scene(now, pre=pre)) as scene:
+        chosen = choose_scaling(scene, card, "scene")
+    own = tuple(np.percentile(values[values > 0], [0.5, 99.5]))
+    # The others are measured on all of their ground.
+    assert_ranges(chosen.found, percentiles(base()) | {"pre_red": own})
+    assert_ranges(chosen.scaling.ranges, percentiles(base()) | {"pre_red": own})
+    pre, _ = before(tmp_path / "nothing.tif", 1.0)
+    with closing(open_scene(now, pre=pre)) as scene:
+        chosen = choose_scaling(scene, card, "scene")
+    assert_ranges(chosen.found, percentiles(base()))
+    assert_ranges(chosen.scaling.ranges, ranges)
+    assert "no pixel of the scene has optional bands pre_red" in caplog.text
+
+
 def test_eight_bits_in_memory_are_eight_bits() -> None:
     full = ground(dict.fromkeys(LEARNT, (5.0, 250.0))).raster
     raster = Raster(full.values.astype(np.uint8), full.valid, full.bands, full.grid)
     assert choose_scaling(raster, eight_bit_card(), "auto").used == "model"
+
+
+# Tiles to learn from -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory:
+    """Gives the pixels of tiles that are the whole of a raster."""
+
+    raster: Raster
+    place: Path = Path("tiles")
+    asked: tuple[list[tuple[str, ...]]] = ([],)
+
+    def read(self, tile: Tile, bands: Sequence[str]) -> tuple[Raster, NDArray[np.uint8]]:
+        self.asked[0].append(tuple(bands))
+        raster = self.raster.read(self.raster.grid.window, bands)
+        return raster, np.zeros((tile.height, tile.width), dtype=np.uint8)
+
+    def hard(self, tile: Tile) -> NDArray[np.bool_]:
+        return np.zeros((tile.height, tile.width), dtype=bool)
+
+
+Pairs = list[tuple[TileSet, Tile]]
+
+
+def pairs_of(scene: Ground, count: int = 1, **said: Any) -> Pairs:
+    """A scene as the training tiles of a set, the same ground in each."""
+    height, width = scene.raster.grid.shape
+    tiles = tuple(Tile(f"{n}", "train", height, width, 0.5, 1.0) for n in range(count))
+    fields: dict[str, Any] = {"sensor": scene.sensor, "units": scene.units}
+    reader = InMemory(scene.raster, asked=([],))
+    made = TileSet(
+        reader, tiles, scene.bands, 10.0, "", scene.dtype, (), **(fields | said)
+    )  # fmt: skip
+    return [(made, tile) for tile in tiles]
+
+
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "the same sensor": (times(0.3, LEARNT), {"sensor": "geoeye-1"}, {"sensor": "geoeye-1"}),
+    "another sensor": (LEARNT, {"sensor": "worldview-2"}, {"sensor": "geoeye-1"}),
+    "no sensor, alike": (times(1.2, LEARNT), {}, {}),
+    "no sensor, unlike": (times(10, LEARNT), {}, {}),
+    "other units": (LEARNT, {"units": ("reflectance",) * 2}, {}),
+    "eight bits": (dict.fromkeys(LEARNT, (1.0, 255.0)), {"dtype": "uint8"}, {}),
+}
+
+
+@pytest.mark.parametrize("mode", ["auto", "model", "scene"])
+@pytest.mark.parametrize("case", CASES)
+def test_tiles_are_shown_as_their_scene_would_be(case: str, mode: str) -> None:
+    ranges, said, learnt = CASES[case]
+    scene = ground(ranges, **({"units": (NUMBER,) * 2} | said))
+    card = card_of(LEARNT, **UNITS, **learnt)
+    expected = choose_scaling(scene, card, mode)
+    chosen = choose_tile_scaling(pairs_of(scene), card, mode)
+    assert replace(chosen, ground="scene", why=expected.why) == expected
+    assert chosen.ground == "training ground"
+    assert chosen.why == expected.why.replace("scene", "training ground")
+
+
+def test_tiles_are_judged_unless_a_mode_is_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    scene = ground(LEARNT, sensor="worldview-2")
+    chosen = choose_tile_scaling(pairs_of(scene), card_of(LEARNT, sensor="geoeye-1", **UNITS))
+    assert chosen.used == "scene"
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == (
+        "scaling: the training ground's numbers (the training ground is worldview-2's, the model "
+        "learnt from geoeye-1's)\n"
+        "  nir: model 100 to 1000, training ground 100 to 1000\n"
+        "  red: model 50 to 500, training ground 50 to 500"
+    )
+    with pytest.raises(UsageError, match=r"^Cannot scale by 'histogram': expected one of auto, "):
+        choose_tile_scaling(pairs_of(scene), card_of(LEARNT), "histogram")
+
+
+def test_tiles_of_a_scene_are_measured_as_the_scene_is(tmp_path: Path) -> None:
+    values = base()
+    values[:, in_cloud()] = 0
+    path = tiny.write_scene(tmp_path / "scene.tif", values, nodata=0)
+    tiles = make_tiles(
+        path, tiny.write_inventory(tmp_path / "a.gpkg"), tmp_path / "tiles", options=COLUMNS
+    )
+    card = card_of(percentiles(base()), units=(NUMBER,) * 3)
+    chosen = choose_tile_scaling([(tiles, tile) for tile in tiles.tiles], card)
+    # They cover the whole scene, which is small enough to be read as a whole.
+    assert_ranges(chosen.found, percentiles(base(), ~in_cloud()))
+    train = choose_tile_scaling([(tiles, tile) for tile in tiles.of("train")], card)
+    here = ~in_cloud()
+    here[:, 48:] = False
+    assert_ranges(train.found, percentiles(base(), here))
+
+
+def test_tiles_of_unknown_units_are_taken_for_the_models() -> None:
+    card = card_of(TERRAIN, units=TERRAIN_UNITS)
+    alike = choose_tile_scaling(pairs_of(ground(TERRAIN)), card)
+    assert (alike.used, "alike ranges" in alike.why) == ("model", True)
+    other = TERRAIN | {"nir": (1000.0, 10_000.0), "slope": (0.0, 80.0)}
+    chosen = choose_tile_scaling(pairs_of(ground(other)), card)
+    assert chosen.used == "scene"
+    assert_ranges(chosen.scaling.ranges, TERRAIN | {"nir": (1000.0, 10_000.0)})
+    # Nor does a card of before units were kept say anything against any.
+    assert choose_tile_scaling(pairs_of(ground(LEARNT)), card_of(LEARNT)).used == "model"
+
+
+def test_tiles_beside_terrain_are_eight_bit_by_their_first_band() -> None:
+    learnt = {"nir": (0.0, 255.0), "elevation": (0.0, 800.0)}
+    card = card_of(learnt, percentiles=(), units=(NUMBER, "m"))
+    narrow = ground({"nir": (90.0, 140.0), "elevation": (0.0, 800.0)}, units=(NUMBER, "m"))
+    stretched = pairs_of(narrow, types=("uint8", "float32"))
+    assert choose_tile_scaling(stretched, card).why.startswith("the range of nir")
+    other = choose_tile_scaling(pairs_of(narrow, types=("uint16", "float32")), card)
+    assert other.why == "the model learnt from 8-bit values, the training ground has others"
+
+
+@pytest.mark.parametrize(
+    ("sensors", "used"),
+    [
+        (("geoeye-1", "worldview-2"), "model"),
+        (("geoeye-1", "geoeye-1"), "model"),
+        (("geoeye-1", "sentinel-2"), "scene"),
+        (("geoeye-1", ""), "scene"),  # not known, so the ranges decide
+    ],
+)
+def test_tiles_of_two_scenes_are_pooled(sensors: tuple[str, str], used: str) -> None:
+    first = ground(times(3, LEARNT), sensor=sensors[0])
+    second = ground(times(10, LEARNT), sensor=sensors[1])
+    card = card_of(LEARNT, sensor="geoeye-1, worldview-2", **UNITS)
+    chosen = choose_tile_scaling(pairs_of(first) + pairs_of(second), card)
+    assert chosen.used == used
+    both = np.concatenate([each.raster.values.reshape(2, -1) for each in (first, second)], axis=1)
+    low, high = np.percentile(both, [0.5, 99.5], axis=1)
+    ends = zip(low, high, strict=True)
+    assert_ranges(chosen.found, dict(zip(LEARNT, ends, strict=True)))
+
+
+def test_of_many_tiles_some_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(radiometry, "SAMPLE_WINDOWS", 5)
+    for count, read in ((1, 1), (5, 5), (6, 3), (23, 5)):
+        pairs = pairs_of(ground(LEARNT), count)
+        reader = pairs[0][0].reader
+        assert isinstance(reader, InMemory)
+        chosen = choose_tile_scaling(pairs, card_of(LEARNT))
+        assert len(reader.asked[0]) == read
+        assert_ranges(chosen.found, LEARNT)
+
+
+def test_tiles_may_lack_optional_bands(caplog: pytest.LogCaptureFixture) -> None:
+    learnt = LEARNT | {"slope": (2.0, 40.0)}
+    card = card_of(learnt, units=(NUMBER, NUMBER, "deg"), optional_bands=("slope",))
+    chosen = choose_tile_scaling(pairs_of(ground(LEARNT, units=(NUMBER,) * 2)), card)
+    assert (chosen.used, chosen.scaling) == ("model", card.scaling_of_bands)
+    assert_ranges(chosen.found, LEARNT)
+    assert "no pixel of the training ground has optional bands slope" in caplog.text
+    with pytest.raises(BandError, match="Cannot give band 'slope'"):
+        choose_tile_scaling(pairs_of(ground(LEARNT)), card_of(learnt))
+
+
+def test_tiles_that_cannot_be_scaled() -> None:
+    full = ground(LEARNT).raster
+    empty = Ground(Raster(0 * full.values, np.zeros_like(full.valid), full.bands, full.grid))
+    for pairs in (pairs_of(empty), []):
+        with pytest.raises(DataError) as failure:
+            choose_tile_scaling(pairs, card_of(LEARNT))
+        assert str(failure.value) == (
+            "Cannot train: no pixel of the training ground is usable. Check nodata and --unusable "
+            "with landslip check."
+        )
+    flat = ground(LEARNT | {"red": (7.0, 7.0)})
+    with pytest.raises(DataError) as failure:
+        choose_tile_scaling(pairs_of(flat), card_of(LEARNT, **UNITS))
+    assert str(failure.value) == (
+        "Cannot scale band 'red' by the training ground's own numbers: it is 7 nearly everywhere. "
+        "Leave the band out with --use, and train without --from."
+    )
+
+
+def test_tiles_beyond_the_models_range_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    card = card_of(TERRAIN, units=TERRAIN_UNITS, sensor="geoeye-1")
+    beyond = {"nir": (1000.0, 9000.0), "elevation": (3000.0, 5000.0), "slope": (2.0, 40.0)}
+    scene = ground(beyond, units=TERRAIN_UNITS, sensor="geoeye-1")
+    assert choose_tile_scaling(pairs_of(scene), card).used == "model"
+    nir, elevation, unlike = (record.getMessage() for record in caplog.records)
+    assert nir.startswith("band nir: the model learnt 100 to 1000, the training ground holds ")
+    assert nir.endswith(" outside): the radiometry differs, so train without --from")
+    assert elevation.endswith(" outside): what lies beyond is cut off, so train without --from")
+    assert unlike == (
+        "the range of nir is another than the model's, though the sensor is the same: if the "
+        "numbers were made in another way, tile the ground again with --reflectance, or train "
+        "without --from"
+    )
 
 
 # Matching ----------------------------------------------------------------------------------------
@@ -893,7 +1133,6 @@ def test_folders_of_before_radiometry_was_kept_are_read(tmp_path: Path) -> None:
     old = forget_radiometry(tiles)
     assert (old.percentiles, old.units, old.sensor) == ((), (), "")
     assert (old.tiles, old.bands, old.sources) == (tiles.tiles, tiles.bands, tiles.sources)
-    assert old.sha256() == tiles.sha256()
     # They go with any other of their type.
     require_alike([old, tiled(tmp_path / "b", reflectance=True, sensor="worldview-2")])
 
@@ -940,7 +1179,7 @@ def test_eight_bits_beside_terrain_are_eight_bits(tmp_path: Path) -> None:
 
 
 QUICK = TrainOptions(
-    model="unet-small", recipe=replace(recipe_named("quick"), epochs=1, batch=8),
+    model="unet-small", recipe=recipe_named("modern", {"epochs": 1, "batch": 8}),
     precision="float32", device="cpu",
 )  # fmt: skip
 

@@ -25,6 +25,7 @@ from landslip.geo.raster import (
     Scene,
     create_raster,
     fingerprint,
+    open_dataset,
     rasterio_window,
     read_reflected,
 )
@@ -358,6 +359,26 @@ def test_windows_outside_have_nothing_to_mirror(utm_scene: Path) -> None:
 
 
 # Threads and files
+
+
+def test_threads_that_come_and_go_leave_no_handles(
+    write_raster: WriteRaster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every epoch of a training reads with threads of its own.
+    path = write_raster("s.tif", np.ones((1, 40, 60), dtype=np.uint8))
+    scene = FileScene.open(path, unnamed=True)
+    opened = []
+
+    def counted(path: str) -> Any:
+        opened.append(path)
+        return open_dataset(path)
+
+    monkeypatch.setattr("landslip.geo.raster.open_dataset", counted)
+    for _ in range(20):
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda _: read_all(scene), range(4)))
+    scene.close()
+    assert 1 <= len(opened) <= 2
 
 
 def test_threads_read_the_same(noise: Path) -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,20 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from landslip.geo.errors import DataError
-from landslip.geo.grid import Grid
-from landslip.geo.raster import Raster
+from landslip.geo.errors import BandError, DataError
+from landslip.geo.grid import Grid, Window
+from landslip.geo.raster import Raster, derive, read_reflected
 from landslip.prepare import scaling as scaling_module
-from landslip.prepare.scaling import Scaling, measure_percentiles, scaling_of
+from landslip.prepare.scaling import (
+    FILLER,
+    Scaling,
+    bands_at_hand,
+    measure_percentiles,
+    read_apart,
+    read_inputs,
+    sampled_pixels,
+    scaling_of,
+)
 
 
 def raster(
@@ -188,3 +197,171 @@ def test_scaled_values_are_the_formula(
             tolerance = 0.5 / 255 + 1e-4 if quantised else 1e-4
             assert abs(float(plane[row, col]) - expected) <= tolerance
     assert ((scaled >= 0) & (scaled <= 1)).all()
+
+
+# Bands that may be missing ------------------------------------------------------------------------
+
+
+class Layers:
+    """A scene whose bands have a validity each, and which remembers what was read."""
+
+    def __init__(
+        self, planes: Mapping[str, NDArray[Any]], valid: Mapping[str, NDArray[np.bool_]]
+    ) -> None:
+        self._planes, self._valid = planes, valid
+        self.bands = tuple(planes)
+        shape = next(iter(planes.values())).shape
+        self.grid = Grid(None, Affine.identity(), *shape)
+        self.asked: list[tuple[str, ...]] = []
+
+    def read(self, window: Window, bands: Sequence[str]) -> Raster:
+        self.asked.append(tuple(bands))
+        part = window.slices
+        stored = [band for band in self.bands if band in bands]
+        valid = np.logical_and.reduce([self._valid[band][part] for band in stored])
+        values = np.stack([np.where(valid, self._planes[band][part], 0) for band in stored])
+        found = Raster(values, valid, tuple(stored), self.grid.crop(window))
+        return derive(found, bands, values, valid, found.grid.window)
+
+
+def layers(shape: tuple[int, int] = (6, 8), **invalid: tuple[slice, slice]) -> Layers:
+    """Bands a, b, c, d of random values from 1 to 200, not valid in one rectangle each."""
+    random = np.random.default_rng(0)
+    planes, valid = {}, {}
+    for band in "abcd":
+        planes[band] = random.integers(1, 201, shape).astype("uint16")
+        valid[band] = np.ones(shape, dtype=bool)
+        if band in invalid:
+            valid[band][invalid[band]] = False
+    return Layers(planes, valid)
+
+
+ABCD = Scaling(tuple((band, 0.0, 200.0) for band in "abcd"))
+LEFT, TOP, CORNER = np.s_[:, :3], np.s_[:2, :], np.s_[:2, :3]
+
+
+def whole(scene: Layers, bands: Sequence[str]) -> Raster:
+    return scene.read(scene.grid.window, bands)
+
+
+def test_the_middle_of_the_range_says_not_known() -> None:
+    assert FILLER == 0.5
+
+
+def test_optional_bands_at_hand() -> None:
+    wanted = ("nir", "slope", "pre_ndvi", "ndvi", "pre_red")
+    optional = ("slope", "pre_ndvi", "pre_red")
+    stored = ("nir", "red", "pre_red")
+    assert bands_at_hand(wanted, stored, optional) == ("nir", "ndvi", "pre_red")
+    # What pre_ndvi is computed from is there.
+    assert bands_at_hand(wanted, (*stored, "pre_nir"), optional) == (
+        "nir", "pre_ndvi", "ndvi", "pre_red",
+    )  # fmt: skip
+    # Bands that are not optional are never left out.
+    assert bands_at_hand(wanted, (), ()) == wanted
+
+
+@pytest.mark.parametrize("window", [Window(0, 0, 6, 8), Window(-2, -3, 10, 12)])
+def test_without_optional_bands_all_are_read_at_once(window: Window) -> None:
+    scene = layers(a=LEFT, b=TOP)
+    image, valid = read_inputs(scene, window, ABCD)
+    assert scene.asked == [("a", "b", "c", "d")]
+    raster = read_reflected(scene, window, "abcd")
+    assert image.tobytes() == ABCD.apply(raster).tobytes()
+    np.testing.assert_array_equal(valid, raster.valid)
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_a_band_that_is_missing_is_shown_as_not_known(quantised: bool) -> None:
+    scaling = Scaling((("b", 0.0, 200.0), ("slope", 0.0, 45.0), ("a", 0.0, 200.0)), quantised)
+    scene = layers(a=CORNER)
+    image, valid = read_inputs(scene, scene.grid.window, scaling, ("slope",))
+    seen = np.ones((6, 8), dtype=bool)
+    seen[CORNER] = False
+    np.testing.assert_array_equal(valid, seen)
+    assert (image[1] == np.where(seen, FILLER, 0)).all()
+    both = Scaling((scaling.ranges[0], scaling.ranges[2]), quantised).apply(whole(scene, "ba"))
+    assert image[[0, 2]].tobytes() == both.tobytes()
+    assert image.dtype == np.float32
+    assert image.flags.c_contiguous
+
+
+def test_a_band_that_is_needed_and_missing() -> None:
+    scaling = Scaling((("a", 0.0, 200.0), ("slope", 0.0, 45.0)))
+    scene = raster(np.ones((1, 6, 8), "uint16"), bands=["a"])
+    with pytest.raises(BandError, match="Cannot give band 'slope'"):
+        read_inputs(scene, scene.grid.window, scaling, ("a",))
+
+
+def test_optional_bands_take_no_ground_from_others() -> None:
+    scene = layers(c=LEFT, d=TOP, a=np.s_[5:, 7:])
+    image, valid = read_inputs(scene, scene.grid.window, ABCD, ("d", "c"))
+    # One by one, as each has ground that the other lacks.
+    assert scene.asked == [("a", "b"), ("c", "d"), ("c",), ("d",)]
+    seen = np.ones((6, 8), dtype=bool)
+    seen[5:, 7:] = False
+    np.testing.assert_array_equal(valid, seen)
+    for number, (band, gap) in enumerate({"a": None, "b": None, "c": LEFT, "d": TOP}.items()):
+        expected = ABCD.apply(whole(layers(), "abcd"))[number]
+        if gap is not None:
+            expected[gap] = FILLER
+        expected[5:, 7:] = 0
+        assert image[number].tobytes() == expected.tobytes(), band
+
+
+def test_optional_bands_are_read_together_where_they_lack_nothing() -> None:
+    # What they lack, the required bands lack as well.
+    scene = layers(a=LEFT, c=CORNER, d=LEFT)
+    image, valid = read_inputs(scene, scene.grid.window, ABCD, ("c", "d"))
+    assert scene.asked == [("a", "b"), ("c", "d")]
+    np.testing.assert_array_equal(valid, whole(scene, "a").valid)
+    assert image.tobytes() == ABCD.apply(whole(scene, "abcd")).tobytes()
+    # And one alone needs no second look.
+    scene = layers(d=LEFT)
+    read_inputs(scene, scene.grid.window, ABCD, ("d",))
+    assert scene.asked == [("a", "b", "c"), ("d",)]
+
+
+def test_what_is_mirrored_is_mirrored_with_its_gaps() -> None:
+    scene = layers(d=LEFT)
+    window = Window(-2, -3, 10, 12)
+    image, _ = read_inputs(scene, window, ABCD, ("d",))
+    inside, _ = read_inputs(scene, scene.grid.window, ABCD, ("d",))
+    mirrored = np.pad(inside, [(0, 0), (2, 2), (3, 1)], mode="reflect")
+    assert image.tobytes() == mirrored.tobytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(valid=hnp.arrays(bool, (4, 3, 4)), optional=st.sets(st.sampled_from("bcd")))
+def test_inputs_are_the_definition(valid: NDArray[np.bool_], optional: set[str]) -> None:
+    full = layers((3, 4))
+    planes = dict(zip("abcd", whole(full, "abcd").values, strict=True))
+    scene = Layers(planes, dict(zip("abcd", valid, strict=True)))
+    image, seen = read_inputs(scene, scene.grid.window, ABCD, tuple(optional))
+    needed = [number for number, band in enumerate("abcd") if band not in optional]
+    for row, col in np.ndindex(3, 4):
+        assert seen[row, col] == all(valid[number, row, col] for number in needed)
+        for number, band in enumerate("abcd"):
+            known = np.float32(planes[band][row, col]) / np.float32(200)
+            expected = known if valid[number, row, col] else FILLER
+            assert image[number, row, col] == (expected if seen[row, col] else 0)
+
+
+def test_optional_bands_are_sampled_on_their_own_ground() -> None:
+    scene = layers(a=np.s_[5:, :], c=LEFT, d=TOP)
+    pixels = sampled_pixels(scene, ("a", "c", "d", "e"), ("c", "d", "e"))
+    assert list(pixels) == ["a", "c", "d"]
+    for band, values in pixels.items():
+        own = whole(scene, [band])
+        np.testing.assert_array_equal(values, own.values[0][own.valid].astype(np.float32))
+    # Where none is optional, a pixel counts where all are valid.
+    together = sampled_pixels(scene, ("a", "c", "d"))
+    assert {values.size for values in together.values()} == {3 * 5}
+
+
+def test_parts_are_what_was_asked_for() -> None:
+    scene = layers(d=LEFT)
+    required, slope = read_apart(scene, scene.grid.window, ("d", "b", "a"), ("d",))
+    assert (required.bands, slope.bands) == (("b", "a"), ("d",))
+    assert required.valid.all()
+    assert slope.valid.sum() == 6 * 5

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from torch import nn
 
+import tiny
 from landslip.geo.errors import BandError, DataError, OutputError
 from landslip.geo.grid import Grid, Window
 from landslip.geo.raster import FileScene, Raster, create_raster
@@ -304,3 +307,101 @@ def test_window_of_one_pixel_and_of_odd_sizes(tmp_path: Path, bright_model: Path
         found = map_scene(path, bright_model, out, options=MapOptions(device="cpu"))
         assert found.area_m2 == pytest.approx(height * width * 100)
     assert Window(0, 0, 1, 1).grown(96).height == 193
+
+
+# Bands that may be missing ------------------------------------------------------------------------
+
+
+AS_LEARNT = MapOptions(
+    device="cpu", precision="float32", threshold=0.5, scaling="model", as_float=True
+)
+MIDDLE = 100
+"""What 0 to 200, the range of tiny models, scales to a half."""
+
+
+def probabilities_of(scene: Any, model: Path, out: Path) -> NDArray[np.float32]:
+    map_scene(scene, model, out, options=AS_LEARNT)
+    with rasterio.open(out / "probability.tif") as raster:
+        found: NDArray[np.float32] = raster.read(1)
+    return found
+
+
+def missing_bands(out: Path) -> list[str]:
+    found: list[str] = json.loads((out / "run.json").read_text())["missing_bands"]
+    return found
+
+
+def test_a_model_maps_with_and_without_the_elevation(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # First in the network's order, where the quicklook would look for it.
+    model = tiny.tiny_model(
+        tmp_path / "m.safetensors", ("slope", *tiny.RGN), optional_bands=("slope",)
+    )
+    values = tiny.noise(3, 64, 96)
+    values[:, 20:30, 40:60] = 0
+    path = tiny.write_scene(tmp_path / "scene.tif", values, nodata=0)
+    heights = tiny.noise(1, 64, 96, "float32", seed=3) / 4
+    dem = tiny.write_scene(tmp_path / "dem.tif", heights, bands=["elevation"])
+    middle = np.full((1, 64, 96), MIDDLE, dtype=np.float32)
+    added = tiny.write_scene(tmp_path / "middle.tif", middle, bands=["slope"])
+
+    with closing(open_scene(path, dem=dem)) as scene:
+        with_slope = probabilities_of(scene, model, tmp_path / "a")
+    assert missing_bands(tmp_path / "a") == []
+    assert "optional" not in caplog.text
+    without = probabilities_of(path, model, tmp_path / "b")
+    assert missing_bands(tmp_path / "b") == ["slope"]
+    assert "the scene lacks optional bands: mapped without slope" in caplog.text
+    filled = probabilities_of(open_scene(path, add=[f"{added}:slope"]), model, tmp_path / "c")
+
+    assert without.tobytes() == filled.tobytes()
+    seen = ~np.isnan(without)
+    assert seen.sum() == 64 * 96 - 10 * 20
+    assert not np.isnan(with_slope[1:-1, 1:-1][seen[1:-1, 1:-1]]).any()
+    assert (with_slope[seen] != without[seen]).mean() > 0.9
+    for name in "abc":
+        assert (tmp_path / name / "quicklook.png").stat().st_size > 0
+
+
+def test_ground_without_a_scene_from_before_stays_observed(tmp_path: Path) -> None:
+    bands = ("nir", "red", "pre_nir", "pre_red")
+    model = tiny.tiny_model(
+        tmp_path / "m.safetensors", bands, optional_bands=("pre_nir", "pre_red")
+    )
+    values = tiny.noise(2, 64, 96)
+    values[:, :6, :8] = 0
+    now = tiny.write_scene(tmp_path / "now.tif", values, bands=bands[:2], nodata=0)
+    before = tiny.noise(2, 64, 96, seed=1)
+    before[1, :, :38] = 0  # 40 % of one band only
+    pre = tiny.write_scene(tmp_path / "pre.tif", before, bands=bands[:2], nodata=0)
+    before[1, :, :38] = MIDDLE
+    filled = tiny.write_scene(tmp_path / "filled.tif", before, bands=bands[:2], nodata=0)
+
+    found = probabilities_of(open_scene(now, pre=pre), model, tmp_path / "a")
+    expected = probabilities_of(open_scene(now, pre=filled), model, tmp_path / "b")
+    assert found.tobytes() == expected.tobytes()
+    assert np.isnan(found).sum() == 6 * 8
+    assert missing_bands(tmp_path / "a") == []
+    seen = gpd.read_file(tmp_path / "a" / "landslides.gpkg", layer="observed")
+    assert seen.area_m2.tolist() == [(64 * 96 - 6 * 8) * 100]
+
+
+def test_bands_that_a_model_needs_are_asked_for_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bands = ("nir", "slope", "pre_ndvi", "red")
+    model = tiny.tiny_model(tmp_path / "m.safetensors", bands, optional_bands=bands[1:3])
+    scene = tiny.write_scene(tmp_path / "nir.tif", bands=["nir"])
+    with pytest.raises(BandError, match=r"needs bands nir, red; the scene names nir \(red missing"):
+        map_scene(scene, model, tmp_path / "map")
+    assert not caplog.records
+    scene = tiny.write_scene(tmp_path / "both.tif", bands=["red", "nir"])
+    with caplog.at_level(logging.INFO):
+        map_scene(scene, model, tmp_path / "map", options=AS_LEARNT)
+    assert missing_bands(tmp_path / "map") == ["slope", "pre_ndvi"]
+    assert "mapped without slope, pre_ndvi" in caplog.text
+    # What is computed from bands that are there is there.
+    before = tiny.write_scene(tmp_path / "before.tif", bands=["red", "nir"], seed=1)
+    map_scene(open_scene(scene, pre=before), model, tmp_path / "again", options=AS_LEARNT)
+    assert missing_bands(tmp_path / "again") == ["slope"]

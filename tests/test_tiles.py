@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -34,16 +36,10 @@ from landslip.geo.raster import FileScene
 from landslip.geo.scene import open_scene
 from landslip.prepare import pictures as pictures_module
 from landslip.prepare import tiles as tiles_module
+from landslip.prepare.picture_folder import tiles_from_folder
 from landslip.prepare.split import TileOptions
-from landslip.prepare.tiles import (
-    REJECTED_WEIGHT,
-    Tile,
-    TileSet,
-    crs_of,
-    make_tiles,
-    require_alike,
-    tiles_from_folder,
-)
+from landslip.prepare.tile_set import Tile, TileFiles, TileSet, crs_of, require_alike
+from landslip.prepare.tiles import REJECTED_WEIGHT, make_tiles, tiles_of_scene
 
 COLUMNS = TileOptions(size=16, split="columns:48,80")
 
@@ -270,6 +266,215 @@ def test_labels_without_any_background_are_refused(tmp_path: Path, scene: Path) 
         make_tiles(scene, raster, tmp_path / "tiles", options=COLUMNS)
 
 
+# False alarms ------------------------------------------------------------------------------------
+
+ALARMS = (18, 60, 6, 10), (40, 6, 3, 3)
+"""(row, col, height, width) in px: over four tiles, and inside one."""
+
+
+@pytest.fixture
+def alarms(tmp_path: Path) -> Path:
+    return tiny.write_inventory(tmp_path / "alarms.gpkg", ALARMS)
+
+
+def hard_of(tiles: TileSet) -> NDArray[np.bool_]:
+    """Ground of all tiles that was taken for a landslide before."""
+    whole = np.zeros((64, 96), dtype=bool)
+    for tile in tiles.tiles:
+        assert tile.window is not None
+        hard = tiles.hard(tile)
+        assert hard.dtype == bool
+        whole[tile.window.slices] = hard
+    return whole
+
+
+def test_false_alarms_are_background_drawn_more_often(
+    tmp_path: Path, scene: Path, inventory: Path, alarms: Path
+) -> None:
+    checked = tiny.write_inventory(tmp_path / "checked.gpkg", [(0, 0, 20, 96)])
+    tiles = make_tiles(
+        scene, inventory, tmp_path / "t", options=COLUMNS, checked=checked, false_alarms=alarms
+    )
+    expected = np.full((64, 96), 255, dtype=np.uint8)
+    expected[:20] = 0
+    expected[tiny.landslide_pixels(boxes=ALARMS)] = 0
+    expected[tiny.landslide_pixels()] = 1
+    found = joined(tiles)
+    np.testing.assert_array_equal(found[found != 7], expected[found != 7])
+    np.testing.assert_array_equal(hard_of(tiles), tiny.landslide_pixels(boxes=ALARMS))
+    heavy = {tile.name for tile in tiles.tiles if tile.weight != 1}
+    assert heavy == {"r000016_c000048", "r000016_c000064", "r000032_c000000"}
+    assert {tile.weight for tile in tiles.tiles} == {1, REJECTED_WEIGHT}
+    assert [source["role"] for source in tiles.sources] == [
+        "scene", "inventory", "checked", "false-alarms"
+    ]  # fmt: skip
+    assert tiles.sources[-1]["sha256"] == hashlib.sha256(alarms.read_bytes()).hexdigest()
+    for tile in tiles.tiles:
+        with rasterio.open(tiles.folder / "labels" / f"{tile.name}.tif") as labels:
+            bands = ("label", "false_alarm") if tile.name in heavy else ("label",)
+            assert labels.descriptions == bands
+
+
+def test_rejected_polygons_are_hard_ground_too(tmp_path: Path, scene: Path) -> None:
+    boxes = [*tiny.LANDSLIDES, (34, 2, 4, 4)]
+    status = [*["accepted"] * 5, "rejected"]
+    inventory = tiny.write_inventory(tmp_path / "i.gpkg", boxes, columns={"status": status})
+    tiles = make_tiles(scene, inventory, tmp_path / "tiles", options=COLUMNS)
+    np.testing.assert_array_equal(hard_of(tiles), tiny.landslide_pixels(boxes=[(34, 2, 4, 4)]))
+
+
+def test_false_alarms_never_take_a_landslide_away(
+    tmp_path: Path, scene: Path, inventory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    over = tiny.write_inventory(tmp_path / "over.gpkg", [(2, 2, 4, 4)])
+    tiles = make_tiles(scene, inventory, tmp_path / "t", options=COLUMNS, false_alarms=over)
+    assert "4 px of the false alarms lie on landslides" in caplog.text
+    np.testing.assert_array_equal(joined(tiles), tiny.landslide_pixels().astype(np.uint8))
+    expected = tiny.landslide_pixels(boxes=[(2, 2, 4, 4)]) & ~tiny.landslide_pixels()
+    np.testing.assert_array_equal(hard_of(tiles), expected)
+
+
+def test_false_alarms_under_cloud_are_not_drawn_more_often(
+    tmp_path: Path, scene: Path, inventory: Path, alarms: Path
+) -> None:
+    cloud = tiny.write_inventory(tmp_path / "cloud.gpkg", [(38, 4, 8, 8)])
+    with closing(open_scene(scene, unusable=cloud)) as opened:
+        tiles = make_tiles(opened, inventory, tmp_path / "t", options=COLUMNS, false_alarms=alarms)
+    heavy = {tile.name for tile in tiles.tiles if tile.weight != 1}
+    assert heavy == {"r000016_c000048", "r000016_c000064"}
+
+
+def test_tile_sets_of_older_formats_hold_no_hard_ground(
+    tmp_path: Path, scene: Path, inventory: Path
+) -> None:
+    made = make_tiles(scene, inventory, tmp_path / "tiles", options=COLUMNS)
+    head = made.folder / "tileset.json"
+    head.write_text(json.dumps(json.loads(head.read_text()) | {"format_version": "1.0"}))
+    old = TileSet.open(made.folder)
+    assert old.sha256() == made.sha256()
+    assert not hard_of(old).any()
+    (made.folder / "labels" / f"{old.tiles[0].name}.tif").unlink()
+    with pytest.raises(RasterError, match="there is no such file"):
+        old.hard(old.tiles[0])
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_false_alarms_elsewhere_are_refused(
+    tmp_path: Path, scene: Path, inventory: Path, written: bool
+) -> None:
+    far = tiny.write_inventory(tmp_path / "far.gpkg", [(6400, 0, 4, 4)])
+    with pytest.raises(InventoryError, match=r"false alarms .*none of its 1 polygons touches"):
+        if written:
+            make_tiles(scene, inventory, tmp_path / "t", options=COLUMNS, false_alarms=far)
+        else:
+            tiles_of_scene(scene, inventory, options=COLUMNS, false_alarms=far)
+    assert not (tmp_path / "t").exists()
+
+
+def test_the_command_takes_false_alarms(
+    tmp_path: Path, scene: Path, inventory: Path, alarms: Path
+) -> None:
+    out = tmp_path / "tiles"
+    done = tiny.landslip(
+        "tile", scene, "--inventory", inventory, "--false-alarms", alarms, "--size", "16",
+        "--split", "columns:48,80", "--out", out,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    hard = hard_of(TileSet.open(out))
+    np.testing.assert_array_equal(hard, tiny.landslide_pixels(boxes=ALARMS))
+    done = tiny.landslip(
+        "tile", "--from-folder", tmp_path, "--bands", "red", "--pixel-size", "1",
+        "--false-alarms", alarms, "--out", tmp_path / "other",
+    )  # fmt: skip
+    assert done.code == 2
+    assert "from a folder with --false-alarms" in done.message
+
+
+# Read from the scene -----------------------------------------------------------------------------
+
+
+def same_ground(one: TileSet, other: TileSet, bands: tuple[str, ...] | None = None) -> None:
+    """Compare all that training uses of two tile sets."""
+    for field in ("tiles", "bands", "pixel_size_m", "crs", "dtype", "sources", "percentiles",
+                  "units", "sensor", "types", "eight_bit"):  # fmt: skip
+        assert getattr(one, field) == getattr(other, field), field
+    assert one.sha256() == other.sha256()
+    assert one.summary() == other.summary()
+    for tile in one.tiles:
+        (raster, labels), (again, labels_again) = one.read(tile, bands), other.read(tile, bands)
+        assert raster.bands == again.bands
+        assert raster.grid == again.grid
+        assert raster.values.dtype == again.values.dtype
+        np.testing.assert_array_equal(raster.values, again.values)
+        np.testing.assert_array_equal(raster.valid, again.valid)
+        assert labels.dtype == labels_again.dtype
+        np.testing.assert_array_equal(labels, labels_again)
+        np.testing.assert_array_equal(one.hard(tile), other.hard(tile))
+        np.testing.assert_array_equal(one.first_seen(tile), other.first_seen(tile))
+
+
+@pytest.mark.parametrize("labelled_by", ["polygons", "raster"])
+def test_a_scene_gives_the_tiles_that_would_be_written(
+    tmp_path: Path, inventory: Path, alarms: Path, labelled_by: str
+) -> None:
+    values = tiny.noise(3, 64, 96)
+    values[:, 2:6, 3:9] = 0
+    values[1, 30, 50] = 0
+    scene = tiny.write_scene(tmp_path / "scene.tif", values, nodata=0)
+    # Smaller than the scene, of another type, and on other pixels.
+    dem = tiny.write_scene(tmp_path / "dem.tif", tiny.noise(1, 64, 80, "float32"), bands=[None])
+    cloud = tiny.write_inventory(tmp_path / "cloud.gpkg", [(20, 62, 10, 8)])
+    checked = tiny.write_inventory(tmp_path / "checked.gpkg", [(0, 0, 40, 96)])
+    if labelled_by == "raster":
+        truth = tiny.landslide_pixels().astype(np.uint8)[None]
+        inventory = tiny.write_scene(tmp_path / "labels.tif", truth, bands=[None])
+    options = TileOptions(size=16, stride=6, split="columns:48,64")
+    named: dict[str, Any] = {"options": options, "checked": checked, "false_alarms": alarms}
+    with closing(open_scene(scene, dem=dem, unusable=cloud)) as opened:
+        written = make_tiles(opened, inventory, tmp_path / "tiles", **named)
+        before = files_in(tmp_path)
+        direct = tiles_of_scene(opened, inventory, **named)
+        assert direct.folder == scene
+        assert {tile.weight for tile in direct.tiles} == {1, REJECTED_WEIGHT}
+        same_ground(written, direct)
+        same_ground(written, direct, ("ndvi", "slope"))
+        assert files_in(tmp_path) == before
+
+
+def test_a_raster_in_memory_is_ground_too(tmp_path: Path, scene: Path, inventory: Path) -> None:
+    with closing(FileScene.open(scene)) as file:
+        raster = file.read(file.grid.window, file.bands)
+    direct = tiles_of_scene(raster, inventory, options=COLUMNS)
+    assert direct.folder == Path("scene")
+    same_ground(make_tiles(raster, inventory, tmp_path / "tiles", options=COLUMNS), direct)
+
+
+def test_threads_read_a_scene_as_one_does(tmp_path: Path, scene: Path) -> None:
+    truth = tiny.landslide_pixels().astype(np.uint8)[None]
+    labels = tiny.write_scene(tmp_path / "labels.tif", truth, bands=[None])
+    heights = tiny.noise(1, 80, 120, "float32")
+    dem = tiny.write_scene(tmp_path / "dem.tif", heights, bands=[None])
+    options = TileOptions(size=16, stride=4, split="columns:48,80")
+    with closing(open_scene(scene, dem=dem)) as opened:
+        tiles = tiles_of_scene(opened, labels, options=options)
+
+        def read(tile: Tile) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.bool_]]:
+            raster, labels = tiles.read(tile)
+            return raster.values, labels, tiles.hard(tile)
+
+        with ThreadPoolExecutor(8) as pool:
+            together = list(pool.map(read, tiles.tiles))
+        for tile, found in zip(tiles.tiles, together, strict=True):
+            for array, alone in zip(found, read(tile), strict=True):
+                np.testing.assert_array_equal(array, alone)
+
+
+def test_a_scene_that_teaches_nothing_is_refused(tmp_path: Path, scene: Path) -> None:
+    only_test = tiny.write_inventory(tmp_path / "east.gpkg", [(10, 84, 4, 4)])
+    with pytest.raises(TileSetError, match="the training tiles hold no landslide pixel"):
+        tiles_of_scene(scene, only_test, options=COLUMNS)
+
+
 # The folder --------------------------------------------------------------------------------------
 
 
@@ -300,8 +505,6 @@ def test_index_opens_in_a_gis(
 
 
 def test_the_record_names_what_the_tiles_are(tmp_path: Path, scene: Path, inventory: Path) -> None:
-    import hashlib
-
     tiles = make_tiles(scene, inventory, tmp_path / "tiles", options=COLUMNS)
     record = json.loads((tmp_path / "tiles" / "tileset.json").read_text())
     assert record["bands"] == list(tiny.RGN)
@@ -447,7 +650,7 @@ def test_first_seen_by_hand() -> None:
         tile("a", "train", 0, 0), tile("b", "test", 1, 1), tile("c", "train", 2, 3),
         tile("d", "train", 0, 0), tile("e", "train", -1, -1),
     )  # fmt: skip
-    tiles = TileSet(Path(), listed, ("nir",), 1.0, "", "uint8", ())
+    tiles = TileSet(TileFiles(Path(), ()), listed, ("nir",), 1.0, "", "uint8", ())
     a, b, c, d, e = (tiles.first_seen(one) for one in listed)
     assert a.all()
     assert b.all()  # of another side
@@ -544,7 +747,7 @@ def test_nothing_half_written_is_left(
     else:
         calls = iter(range(100))
         error = KeyboardInterrupt if when == "stopped" else OutputError
-        name = "_write_index" if when == "picture" else "_write_pair"
+        name = "write_index" if when == "picture" else "write_tile"
         real = getattr(tiles_module, name)
 
         def failing(*args: Any, **named: Any) -> Any:

@@ -32,17 +32,20 @@ if TYPE_CHECKING:
     from landslip.geo.scene import open_scene
     from landslip.learn.authors import convert_checkpoint
     from landslip.learn.card import ModelCard, load_card, load_model
+    from landslip.learn.plan import TrainOptions
     from landslip.learn.predict import score_model
     from landslip.learn.recipes import Recipe, recipe_named
-    from landslip.learn.train import TrainOptions, train_model, train_on_scene
+    from landslip.learn.train import train_model, train_on_scene
     from landslip.mapping.scene_map import MapOptions, MapResult, map_scene
     from landslip.prepare.check import SceneCheck, check_scene
+    from landslip.prepare.picture_folder import tiles_from_folder
     from landslip.prepare.scaling import write_eight_bit
     from landslip.prepare.sharpen.matching import SharpenOptions
     from landslip.prepare.sharpen.pansharpen import PansharpenedScene, open_pansharpened, pansharpen
     from landslip.prepare.sharpen.quality import SharpenQuality, sharpen_quality
     from landslip.prepare.split import TileOptions
-    from landslip.prepare.tiles import Tile, TileSet, make_tiles, tiles_from_folder
+    from landslip.prepare.tile_set import Tile, TileSet
+    from landslip.prepare.tiles import make_tiles, tiles_of_scene
     from landslip.samples.synthetic import make_valley, write_valley
 
 _HOME = {
@@ -68,11 +71,11 @@ _HOME = {
     "ScoreHistogram": "assess.scores",
     "SharpenOptions": "prepare.sharpen.matching",
     "SharpenQuality": "prepare.sharpen.quality",
-    "Tile": "prepare.tiles",
+    "Tile": "prepare.tile_set",
     "TileOptions": "prepare.split",
-    "TileSet": "prepare.tiles",
+    "TileSet": "prepare.tile_set",
     "TileSetError": "geo.errors",
-    "TrainOptions": "learn.train",
+    "TrainOptions": "learn.plan",
     "UsageError": "geo.errors",
     "Window": "geo.grid",
     "check_scene": "prepare.check",
@@ -90,7 +93,8 @@ _HOME = {
     "run_demo": "demo",
     "score_model": "learn.predict",
     "sharpen_quality": "prepare.sharpen.quality",
-    "tiles_from_folder": "prepare.tiles",
+    "tiles_from_folder": "prepare.picture_folder",
+    "tiles_of_scene": "prepare.tiles",
     "train_model": "learn.train",
     "train_on_scene": "learn.train",
     "write_eight_bit": "prepare.scaling",
@@ -143,6 +147,7 @@ __all__ = [
     "score_model",
     "sharpen_quality",
     "tiles_from_folder",
+    "tiles_of_scene",
     "train_model",
     "train_on_scene",
     "write_eight_bit",

@@ -204,6 +204,10 @@ Checked = Annotated[
 Positive = Annotated[
     int | None, typer.Option(help="Value of landslides in a label raster, where it is not 1.")
 ]
+FalseAlarms = Annotated[
+    Path | None,
+    typer.Option(help="Polygons over what a model wrongly mapped: shown more often."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, float32, bf16 or fp16.")]
@@ -387,6 +391,7 @@ def tile(
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("tiles"),
     checked: Checked = None,
     positive: Positive = None,
+    false_alarms: FalseAlarms = None,
     size: TileSize = 600,
     stride: Stride = None,
     split: Split = "blocks",
@@ -406,8 +411,9 @@ def tile(
     Example: landslip tile --from-folder bijie --bands red,green,blue --pixel-size 0.8 --out tiles
     """
     from landslip.geo.errors import UsageError
+    from landslip.prepare.picture_folder import tiles_from_folder
     from landslip.prepare.split import TileOptions
-    from landslip.prepare.tiles import make_tiles, tiles_from_folder
+    from landslip.prepare.tiles import make_tiles
 
     if from_folder is not None:
         names, pixel_size = _names(made.bands), made.pixel_size
@@ -416,8 +422,8 @@ def tile(
                 "Cannot tile from a folder: --from-folder needs --bands and --pixel-size, and "
                 "takes no scene or inventory. Add what is missing."
             )
-        own = {"checked": checked, "positive": positive, "stride": stride, "val": val,
-               "test": test, "gap": gap}  # fmt: skip
+        own = {"checked": checked, "positive": positive, "false-alarms": false_alarms,
+               "stride": stride, "val": val, "test": test, "gap": gap}  # fmt: skip
         unused = [f"--{name}" for name, value in own.items() if value is not None]
         unused += [name for name in made.given if name not in ("--bands", "--pixel-size")]
         if unused:
@@ -438,7 +444,7 @@ def tile(
         with closing(made.open(scene)) as opened:
             tiles = make_tiles(
                 opened, inventory, out, options=options, checked=checked, positive=positive,
-                overwrite=overwrite,
+                false_alarms=false_alarms, overwrite=overwrite,
             )  # fmt: skip
     _say(f"{out}: {tiles.summary()}")
 
@@ -455,28 +461,42 @@ def train(
     inventory: Annotated[Path | None, typer.Option(help="Polygons or label raster.")] = None,
     checked: Checked = None,
     positive: Positive = None,
+    false_alarms: FalseAlarms = None,
     model: Annotated[
-        str,
-        typer.Option(help="unet, unet-small, resunet, resunet-table1, or library:ARCH/ENCODER."),
-    ] = "resunet",
-    recipe: Annotated[str, typer.Option(help="paper or quick.")] = "paper",
+        str | None,
+        typer.Option(
+            help="unet, unet-small, resunet, resunet-table1, or library:ARCH/ENCODER; default: "
+            "that of --from, else library:unet/resnet34."
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="modern, paper, or fine-tune (default with --from).")
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="Model to start from: 5 to 50 tiles will do.")
+    ] = None,
+    encoder_weights: Annotated[
+        str | None, typer.Option(help="imagenet, or a file of weights for the encoder.")
+    ] = None,
     use: Annotated[
         str | None, typer.Option(help="Bands and indices to learn from, in order; default: all.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the tiles.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Tiles in a step.")] = None,
+    optional: Annotated[
+        str | None, typer.Option(help="Of these, bands that a scene to map may lack.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the ground.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Samples in a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0, help="Learning rate.")] = None,
     drop_every: Annotated[
         int | None, typer.Option(help="Epochs between drops of the rate to a tenth.")
     ] = None,
-    optimizer: Annotated[str | None, typer.Option(help="sgd or adamw.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(min=0, help="Weight decay.")] = None,
-    loss: Annotated[str | None, typer.Option(help="bce or bce+dice.")] = None,
-    crop: Annotated[
-        int | None, typer.Option(min=16, help="Pixels of a sample; default: the tile.")
+    loss: Annotated[str | None, typer.Option(help="bce, bce+dice, focal or tversky.")] = None,
+    crop: Annotated[int | None, typer.Option(min=16, help="Pixels of a sample.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting of the recipe."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same model.")] = 0,
-    start: Annotated[Path | None, typer.Option("--from", help="Model to start from.")] = None,
     size: TileSize = 600,
     stride: Stride = None,
     split: Split = "blocks",
@@ -485,9 +505,19 @@ def train(
     gap: Gap = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    accumulate: Annotated[
+        int, typer.Option(min=1, help="Parts in which a batch is computed, to save memory.")
+    ] = 1,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads that read.")] = None,
+    cache_gb: Annotated[
+        float | None, typer.Option(min=0, help="Memory for tiles; default: a quarter of all.")
+    ] = None,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Same weights from a seed on CUDA too.")
     ] = False,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Folder for TensorBoard's events.")
+    ] = None,
     licence: Annotated[str, typer.Option(help="Licence of the weights, for the card.")] = "",
     overwrite: Overwrite = False,
 ) -> None:
@@ -496,25 +526,33 @@ def train(
     Example: landslip train --scene scene.tif --inventory landslides.gpkg --checked squares.gpkg
     --out event.safetensors
 
-    Example: landslip train tiles --model unet --epochs 60 --out unet.safetensors
-    """
-    from dataclasses import replace
+    Example: landslip train tiles --model resunet --recipe paper --out paper.safetensors
 
+    Example: landslip train new-tiles --from event.safetensors --out new.safetensors
+    """
     from landslip.geo.errors import UsageError
+    from landslip.learn.plan import TrainOptions
     from landslip.learn.recipes import recipe_named
-    from landslip.learn.train import TrainOptions, train_model, train_on_scene
+    from landslip.learn.train import train_model, train_on_scene
     from landslip.prepare.split import TileOptions
 
     asked = {
         "epochs": epochs, "batch": batch, "learning_rate": learning_rate,
-        "drop_every": drop_every, "optimizer": optimizer, "weight_decay": weight_decay,
-        "loss": loss,
+        "drop_every": drop_every, "loss": loss, "crop": crop,
     }  # fmt: skip
-    changes: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+    changes: dict[str, object] = {key: value for key, value in asked.items() if value is not None}
+    for setting in settings or ():
+        name, is_one, value = setting.partition("=")
+        if not is_one:
+            raise UsageError(f"Cannot read --set {setting}: expected NAME=VALUE, such as ema=0.99.")
+        changes[name.strip().replace("-", "_")] = value.strip()
+    named = recipe or ("modern" if start is None else "fine-tune")
     options = TrainOptions(
-        model=model, recipe=replace(recipe_named(recipe), **changes), bands=_names(use), crop=crop,
-        seed=seed, start=start, device=device, precision=precision, deterministic=deterministic,
-        licence=licence,
+        model=model, recipe=recipe_named(named, changes), bands=_names(use),
+        optional=_names(optional) or (), seed=seed, start=start, encoder_weights=encoder_weights,
+        device=device, precision=precision, accumulate=accumulate, workers=workers,
+        cache_bytes=None if cache_gb is None else int(cache_gb * 1e9),
+        deterministic=deterministic, tensorboard=tensorboard, licence=licence,
     )  # fmt: skip
     from_tiles = scene is None and made.pan is None
     if from_tiles == (not tiles) or from_tiles != (inventory is None):
@@ -528,6 +566,11 @@ def train(
                 f"Cannot use {', '.join(made.given)} with tile sets: the tiles are made already. "
                 "Name a --scene, or leave these options out."
             )
+        if false_alarms is not None:
+            raise UsageError(
+                "Cannot use --false-alarms with tile sets: labels are made already. Give it to "
+                "landslip tile, or name a --scene."
+            )
         card = train_model(list(tiles or ()), out, options=options, overwrite=overwrite)
     else:
         assert inventory is not None
@@ -535,7 +578,7 @@ def train(
         with closing(made.open(scene)) as opened:
             card = train_on_scene(
                 opened, inventory, out, tiling=tiling, checked=checked, positive=positive,
-                options=options, overwrite=overwrite,
+                false_alarms=false_alarms, options=options, overwrite=overwrite,
             )  # fmt: skip
     _say(_scores_table(f"{out}", card.scores))
 
@@ -669,8 +712,8 @@ def evaluate(
 
     if model is not None and tiles is not None and not predictions:
         from landslip.learn.card import load_card
+        from landslip.learn.plan import scores_of
         from landslip.learn.predict import score_model
-        from landslip.learn.train import scores_of
 
         histogram = score_model(model, tiles, split=split, device=device, precision=precision)
         cut = load_card(model).threshold if threshold is None else threshold

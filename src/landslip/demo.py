@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from landslip.geo.progress import duration
 from landslip.geo.scene import StackedScene, open_scene
 from landslip.prepare.check import SceneCheck, check_scene
 from landslip.prepare.split import TileOptions
-from landslip.prepare.tiles import TileSet, make_tiles
+from landslip.prepare.tile_set import TileSet
+from landslip.prepare.tiles import make_tiles
 from landslip.samples.synthetic import Valley, best_ndvi_f1, make_valley, write_valley
 
 log = logging.getLogger(__name__)
@@ -88,8 +89,9 @@ def run_demo(
     Raises:
         OutputError: `out` holds a finished journey.
     """
+    from landslip.learn.plan import TrainOptions
     from landslip.learn.recipes import recipe_named
-    from landslip.learn.train import TrainOptions, train_model
+    from landslip.learn.train import train_model
     from landslip.mapping.scene_map import map_scene
 
     begun = time.monotonic()
@@ -136,7 +138,7 @@ def run_demo(
     log.info("3 of 5: training a small network")
     model = out / "model.safetensors"
     if not model.exists():
-        recipe = replace(recipe_named("quick"), epochs=EPOCHS)
+        recipe = recipe_named("modern", {"epochs": EPOCHS})
         train_model(
             [tiles], model, options=TrainOptions(model="unet-small", recipe=recipe, seed=seed)
         )

@@ -21,6 +21,7 @@ from rasterio.features import rasterize
 
 from landslip.geo.errors import InventoryError, OutputError
 from landslip.geo.grid import WGS84, Grid, Window, is_true_to_area, linear_unit_m
+from landslip.geo.quiet import without_position
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -206,7 +207,8 @@ def rasterised(
         np.array(touching, dtype=object),
         lambda points: np.round(_mapped(to_pixels, points) * 2**20) / 2**20 - corner,
     )
-    burnt = rasterize(list(in_pixels), out_shape=own.shape, dtype="uint8")
+    with without_position():
+        burnt = rasterize(list(in_pixels), out_shape=own.shape, dtype="uint8")
     return np.asarray(burnt, dtype=bool)
 
 

@@ -36,14 +36,23 @@ class Labels(Protocol):
         ...
 
     def rejected(self, window: Window) -> NDArray[np.bool_]:
-        """Shape (height, width): background that an analyst rejected as a landslide."""
+        """Shape (height, width): background that an analyst rejected as a landslide.
+
+        Some polygons of an inventory are (`status = rejected`), and all false alarms.
+        """
         ...
 
 
 class PolygonLabels:
     """Labels from landslide polygons, and from the areas in which everything was inspected."""
 
-    def __init__(self, inventory: Polygons, checked: Polygons | None, grid: Grid) -> None:
+    def __init__(
+        self,
+        inventory: Polygons,
+        checked: Polygons | None,
+        grid: Grid,
+        false_alarms: Polygons | None = None,
+    ) -> None:
         """Lay polygons over a grid.
 
         Args:
@@ -51,6 +60,7 @@ class PolygonLabels:
             checked: Areas inside which what is no landslide is background; elsewhere it is not
                 labelled. None: all ground counts as checked.
             grid: Where labels are wanted; the CRS of the polygons.
+            false_alarms: Background, checked or not; where a landslide is, it stays one.
         """
         self.grid = grid
         frame = inventory.frame
@@ -62,7 +72,10 @@ class PolygonLabels:
         )
         self.polygons = inventory.where(~is_rejected)
         self._landslides = Area(self.polygons.geometries, grid)
-        self._rejected = Area(inventory.where(is_rejected).geometries, grid)
+        rejected = list(inventory.where(is_rejected).geometries)
+        if false_alarms is not None:
+            rejected += list(false_alarms.geometries)
+        self._rejected = Area(rejected, grid)
         self._checked = None if checked is None else Area(checked.geometries, grid)
 
     def read(self, window: Window) -> NDArray[np.uint8]:
@@ -83,7 +96,12 @@ class RasterLabels:
     """Labels from a raster of 0, 1 and 255."""
 
     def __init__(
-        self, path: str, grid: Grid, checked: Polygons | None, positive: int | None
+        self,
+        path: str,
+        grid: Grid,
+        checked: Polygons | None,
+        positive: int | None,
+        false_alarms: Polygons | None = None,
     ) -> None:
         """Open a label raster.
 
@@ -93,12 +111,14 @@ class RasterLabels:
             checked: As for `PolygonLabels`.
             positive: The value of landslides where it is not 1; every other value but nodata is
                 background then.
+            false_alarms: As for `PolygonLabels`.
         """
         self.grid = grid
         self._path = path
         self._positive = positive
         self._scene = FileScene(path, {"label": 1}, grid=grid, resampling=Resampling.nearest)
         self._checked = None if checked is None else Area(checked.geometries, grid)
+        self._rejected = Area(() if false_alarms is None else false_alarms.geometries, grid)
         self._require_known_values()
 
     def _require_known_values(self) -> None:
@@ -141,11 +161,13 @@ class RasterLabels:
         labels[~raster.valid] = UNLABELLED
         if self._checked is not None:
             labels[~self._checked.read(window) & (labels == BACKGROUND)] = UNLABELLED
+        labels[self._rejected.read(window) & (labels != LANDSLIDE)] = BACKGROUND
         return labels
 
     def rejected(self, window: Window) -> NDArray[np.bool_]:
-        """Nothing is rejected in a raster."""
-        return np.zeros((window.height, window.width), dtype=bool)
+        """Shape (height, width): false alarms; a raster itself rejects nothing."""
+        rejected = self._rejected.read(window)
+        return rejected & (self.read(window) != LANDSLIDE) if rejected.any() else rejected
 
 
 def _listed(values: set[float]) -> str:
@@ -174,6 +196,7 @@ def open_labels(
     *,
     checked: str | Path | None = None,
     positive: int | None = None,
+    false_alarms: str | Path | None = None,
     what: str = "inventory",
 ) -> PolygonLabels | RasterLabels:
     """Lay an inventory (polygons of any OGR format, or a label raster) over a grid.
@@ -184,17 +207,31 @@ def open_labels(
         checked: Polygons inside which everything was inspected; None: all ground counts as
             checked.
         positive: Value of landslides in a raster where it is not 1.
+        false_alarms: Polygons over what a model wrongly mapped: background, checked or not. Where
+            the inventory has a landslide, it stays one, and that is said.
         what: What the file is, for messages.
 
     Raises:
         InventoryError: The polygons or labels cannot be used, or lie elsewhere.
     """
-    areas = None
-    if checked is not None:
-        areas = read_polygons(checked, grid, what="checked areas")
-        _require_touching(areas, grid, f"checked areas {checked}")
+    areas = _read_areas(checked, grid, "checked areas")
+    alarms = _read_areas(false_alarms, grid, "false alarms")
+    labels = _open_labels(path, grid, areas, positive, alarms, what)
+    if alarms is not None:
+        _say_contested(labels, Area(alarms.geometries, grid))
+    return labels
+
+
+def _open_labels(
+    path: str | Path,
+    grid: Grid,
+    checked: Polygons | None,
+    positive: int | None,
+    false_alarms: Polygons | None,
+    what: str,
+) -> PolygonLabels | RasterLabels:
     if is_raster_file(path):
-        return RasterLabels(str(path), grid, areas, positive)
+        return RasterLabels(str(path), grid, checked, positive, false_alarms)
     if positive is not None:
         raise UsageError(
             f"Cannot use --positive with {path}: it is for label rasters, and these are polygons. "
@@ -202,7 +239,29 @@ def open_labels(
         )
     polygons = read_polygons(path, grid, what=what)
     _require_touching(polygons, grid, f"{what} {path}")
-    return PolygonLabels(polygons, areas, grid)
+    return PolygonLabels(polygons, checked, grid, false_alarms)
+
+
+def _read_areas(path: str | Path | None, grid: Grid, what: str) -> Polygons | None:
+    if path is None:
+        return None
+    areas = read_polygons(path, grid, what=what)
+    _require_touching(areas, grid, f"{what} {path}")
+    return areas
+
+
+def _say_contested(labels: PolygonLabels | RasterLabels, false_alarms: Area) -> None:
+    """Say where false alarms lie on landslides."""
+    count = 0
+    for window in cover(labels.grid, 2048):
+        inside = false_alarms.read(window)
+        if inside.any():
+            count += int((labels.read(window)[inside] == LANDSLIDE).sum())
+    if count:
+        log.warning(
+            "%d px of the false alarms lie on landslides of the inventory, and stay landslide",
+            count,
+        )
 
 
 def _require_touching(polygons: Polygons, grid: Grid, what: str) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import threading
 import urllib.request
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.dtypes import in_dtype_range
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform
 from rasterio.windows import Window as RasterioWindow
@@ -26,6 +24,7 @@ from rasterio.windows import Window as RasterioWindow
 from landslip.geo.bands import UNITS, band_name, compute, sources_of, unit_name
 from landslip.geo.errors import BandError, RasterError, UsageError
 from landslip.geo.grid import Grid, Window
+from landslip.geo.quiet import without_position
 from landslip.geo.windows import reflected_indices
 
 DIGITAL = "digital number"
@@ -136,7 +135,8 @@ def read_reflected(scene: Scene, window: Window, bands: Sequence[str]) -> Raster
 class FileScene:
     """One raster file, opened through any rasterio path, warped on the fly where asked.
 
-    Only the header is read at birth. Every thread gets its own file handle.
+    Only the header is read at birth. Every read has a file handle for itself, so threads may
+    read at once; handles are kept for later reads, as many as were ever in use at once.
     """
 
     def __init__(
@@ -177,8 +177,7 @@ class FileScene:
         self._grid = grid or self._own_grid
         self._resampling = resampling
         self._as_float = as_float
-        self._handles = threading.local()
-        self._open: list[Any] = []
+        self._idle: list[tuple[Any, ...]] = []
         if self._grid != self._own_grid and (self._grid.crs is None) != (
             self._own_grid.crs is None
         ):
@@ -263,8 +262,7 @@ class FileScene:
         stored = sources_of(bands, self.bands)
         numbers = [self.numbers[name] for name in stored]
         box = rasterio_window(window)
-        with plain_read_errors(self.path):
-            dataset = self._dataset()
+        with plain_read_errors(self.path), self._dataset() as dataset:
             values = dataset.read(numbers, window=box)
             if self.always_valid and self._grid == self._own_grid:
                 valid = np.ones(values.shape[1:], dtype=bool)
@@ -281,22 +279,26 @@ class FileScene:
         raster = Raster(values, valid, stored, self.grid.crop(window))
         return derive(raster, bands, values, valid, raster.grid.window)
 
-    def _dataset(self) -> Any:
-        if not hasattr(self._handles, "dataset"):
-            dataset = open_dataset(self.path)
-            self._open.append(dataset)
+    @contextmanager
+    def _dataset(self) -> Iterator[Any]:
+        """The file, warped where asked; no other thread has the handle meanwhile."""
+        try:
+            opened = self._idle.pop()
+        except IndexError:
+            opened = (open_dataset(self.path),)
             if self._grid != self._own_grid:
                 dtype = "float32" if self._as_float else None
-                dataset = _warped(dataset, self._grid, self._resampling, dtype)
-                self._open.append(dataset)
-            self._handles.dataset = dataset
-        return self._handles.dataset
+                opened += (_warped(opened[0], self._grid, self._resampling, dtype),)
+        try:
+            yield opened[-1]
+        finally:
+            self._idle.append(opened)
 
     def close(self) -> None:
         """Close all file handles; the next read opens them again."""
-        while self._open:
-            self._open.pop().close()
-        self._handles = threading.local()
+        while self._idle:
+            for dataset in reversed(self._idle.pop()):
+                dataset.close()
 
 
 def _warped(dataset: Any, grid: Grid, resampling: Resampling, dtype: str | None) -> WarpedVRT:
@@ -404,8 +406,7 @@ def open_dataset(path: str) -> Any:
     Raises:
         RasterError: There is no such file, it is no raster, or it has no bands.
     """
-    with plain_read_errors(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with plain_read_errors(path), without_position():
         dataset = rasterio.open(path)
     if dataset.count == 0:
         parts = dataset.subdatasets
@@ -511,15 +512,15 @@ def create_raster(
         profile["photometric"] = "minisblack"
     if min(grid.shape) >= 256:
         profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path, "w", **(profile | dict(options or {}))) as dataset:
-            for number, name in enumerate(bands, 1):
-                dataset.set_band_description(number, name)
-            for number, unit in enumerate(units, 1):
-                if unit != DIGITAL:
-                    dataset.set_band_unit(number, unit)
-            yield dataset
+    with without_position():
+        opened = rasterio.open(path, "w", **(profile | dict(options or {})))
+    with opened as dataset:
+        for number, name in enumerate(bands, 1):
+            dataset.set_band_description(number, name)
+        for number, unit in enumerate(units, 1):
+            if unit != DIGITAL:
+                dataset.set_band_unit(number, unit)
+        yield dataset
 
 
 def rasterio_window(window: Window) -> RasterioWindow:

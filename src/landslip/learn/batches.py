@@ -1,30 +1,98 @@
-"""What a network is shown: crops of tiles, scaled and turned.
+"""What a network is shown: crops of tiles, scaled, turned, zoomed and jittered.
 
 Everything is a function of (seed, epoch, index), so an interrupted training sees what an
-uninterrupted one sees.
+uninterrupted one sees, whatever the number of workers and processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from landslip.geo.labels import UNLABELLED
-from landslip.prepare.scaling import Scaling
-from landslip.prepare.tiles import Tile, TileSet
+from landslip.geo.grid import Window
+from landslip.geo.labels import BACKGROUND, LANDSLIDE, UNLABELLED
+from landslip.geo.parallel import in_order
+from landslip.geo.raster import Raster
+from landslip.learn.recipes import Recipe
+from landslip.prepare.scaling import FILLER, Scaling
+from landslip.prepare.tile_set import Tile, TileSet
 
-Sample = tuple[NDArray[np.float32], NDArray[np.uint8]]
-"""Scaled image (C, H, W) and labels (H, W)."""
-Batch = tuple[torch.Tensor, torch.Tensor]
-"""Images (B, C, H, W) float32 and labels (B, H, W) uint8."""
+SMALL_PX = 1024
+"""Landslides of fewer pixels are small: they may count more in the loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What a step learns from."""
+
+    images: torch.Tensor
+    """(B, C, H, W) float32, scaled."""
+    labels: torch.Tensor
+    """(B, H, W) uint8: 0, 1, 255."""
+    weights: torch.Tensor | None
+    """(B, H, W) float32: how much a pixel counts; None: all alike."""
+    tiles: tuple[str, ...]
+    """Names of the tiles, for messages."""
+
+    def part(self, begin: int, end: int) -> Batch:
+        """Some of the samples."""
+        return replace(
+            self,
+            images=self.images[begin:end],
+            labels=self.labels[begin:end],
+            weights=None if self.weights is None else self.weights[begin:end],
+            tiles=self.tiles[begin:end],
+        )
+
+    def pinned(self) -> Batch:
+        """The same in memory that a GPU copies from by itself."""
+        return replace(
+            self,
+            images=self.images.pin_memory(),
+            labels=self.labels.pin_memory(),
+            weights=None if self.weights is None else self.weights.pin_memory(),
+        )
+
+
+class Draw(NamedTuple):
+    """One sample of an epoch, before it is read."""
+
+    position: int
+    """Number in the epoch."""
+    tile: int
+    """Number of its tile."""
+    on_landslide: bool
+    """True: around a landslide; False: anywhere."""
 
 
 @dataclass(frozen=True)
+class _Ground:
+    """A tile as it is kept in memory."""
+
+    raster: Raster
+    labels: NDArray[np.uint8]
+    bodies: NDArray[np.int32]
+    """(H, W): number of the connected landslide that a pixel belongs to, 0 for none."""
+    hard: NDArray[np.bool_]
+    """(H, W): background that was mapped as a landslide before."""
+
+    @property
+    def nbytes(self) -> int:
+        arrays = (self.raster.values, self.raster.valid, self.labels, self.bodies, self.hard)
+        return sum(array.nbytes for array in arrays)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingGround:
     """Training tiles of one or more tile sets, as a network sees them."""
 
@@ -34,68 +102,210 @@ class TrainingGround:
     """Bands in order, with their ranges."""
     crop: int
     """Rows and columns of what is shown (px)."""
-    quarter_turns: bool
-    """True: turned as well as flipped."""
+    recipe: Recipe
+    """How samples are drawn and changed."""
     seed: int
-    """Decides order, crops and turns."""
+    """Decides order, crops, turns and all else."""
+    optional: tuple[str, ...] = ()
+    """Bands that are taken away in some samples."""
+    unlit: tuple[str, ...] = ()
+    """Bands that no light changes (metres, degrees): they are not jittered."""
+    cache_bytes: int = 0
+    """Most memory that decoded tiles may take (bytes)."""
 
-    def batches(self, epoch: int, size: int, first: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `first` on; the next one is read ahead."""
-        groups = self.groups(epoch, size)[first:]
-        with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
-            coming = [reader.submit(self._batch, epoch, group) for group in groups[:1]]
-            for number in range(len(groups)):
-                if number + 1 < len(groups):
-                    coming.append(reader.submit(self._batch, epoch, groups[number + 1]))
-                yield coming.pop(0).result()
+    @cached_property
+    def _cache(self) -> _Cache:
+        return _Cache(self.cache_bytes)
 
-    def groups(self, epoch: int, size: int) -> list[list[tuple[int, int]]]:
-        """(position in the epoch, tile) of every batch, in nearly equal batches.
+    @cached_property
+    def landslide_share(self) -> float:
+        """Share of landslide pixels in the labelled ground; overlaps count as often as shown."""
+        pixels = [tile.height * tile.width * tile.valid_share for _, tile in self.tiles]
+        slides = [n * tile.landslide_share for n, (_, tile) in zip(pixels, self.tiles, strict=True)]
+        return float(sum(slides) / sum(pixels))
+
+    def batches(
+        self, epoch: int, first: int = 0, *, rank: int = 0, world: int = 1, workers: int = 1,
+        pinned: bool = False,
+    ) -> Generator[Batch, None, None]:  # fmt: skip
+        """The batches of an epoch, read ahead by several threads.
+
+        Args:
+            epoch: From 0.
+            first: Number of the first batch that is wanted.
+            rank: Number of this process; it is given its part of every batch.
+            world: Number of processes.
+            workers: Threads that read; GDAL, NumPy and torch let others run meanwhile.
+            pinned: Put batches into memory that a GPU copies from by itself.
+        """
+
+        def batch(group: list[Draw]) -> Batch:
+            made = self._batch(epoch, group[rank::world])
+            return made.pinned() if pinned else made
+
+        yield from in_order(batch, self.groups(epoch, world)[first:], workers)
+
+    def groups(self, epoch: int, world: int = 1) -> list[list[Draw]]:
+        """The draws of every batch, in nearly equal batches of at least `world` samples.
 
         Equal batches, because batch normalisation fails on a last one of a single small tile.
         """
-        drawn = [n for n, (_, tile) in enumerate(self.tiles) for _ in range(tile.weight)]
-        order = np.random.default_rng([self.seed, epoch]).permutation(drawn).tolist()
-        parts = np.array_split(list(enumerate(order)), -(-len(order) // size))
-        return [[(int(position), int(tile)) for position, tile in part] for part in parts]
+        draws = self._draws(epoch)
+        parts = np.array_split(np.arange(len(draws)), -(-len(draws) // self.recipe.batch))
+        groups = [[draws[number] for number in part.tolist()] for part in parts]
+        return [[group[n % len(group)] for n in range(max(len(group), world))] for group in groups]
 
-    def _batch(self, epoch: int, group: list[tuple[int, int]]) -> Batch:
-        samples = [self.sample(epoch, position, tile) for position, tile in group]
-        images, labels = zip(*samples, strict=True)
-        return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels))
+    def _draws(self, epoch: int) -> list[Draw]:
+        """Every tile as often as its weight and size say; a share of them around landslides."""
+        random = np.random.default_rng([self.seed, epoch])
+        drawn = random.permutation(self._shares)
+        slides = self._shares[
+            [self.tiles[number][1].landslide_share > 0 for number in self._shares]
+        ]
+        count = round(self.recipe.balance * len(drawn)) if len(slides) else 0
+        if count:
+            # Every landslide tile once, then again in another order, until there are enough.
+            turns = [random.permutation(slides) for _ in range(-(-count // len(slides)))]
+            drawn = np.concatenate([np.concatenate(turns)[:count], drawn[: len(drawn) - count]])
+        order = random.permutation(len(drawn)) if count else np.arange(len(drawn))
+        return [
+            Draw(position, int(drawn[number]), bool(number < count))
+            for position, number in enumerate(order.tolist())
+        ]
 
-    def sample(self, epoch: int, position: int, number: int) -> Sample:
-        """One sample: a tile, cropped or padded, flipped and turned."""
-        tile_set, tile = self.tiles[number]
-        bands = [band for band, _, _ in self.scaling.ranges]
-        raster, labels = tile_set.read(tile, bands)
-        random = np.random.default_rng([self.seed, epoch, position])
-        image, labels = crop_or_pad(self.scaling.apply(raster), labels, self.crop, random)
+    @cached_property
+    def _shares(self) -> NDArray[np.int64]:
+        """Numbers of the tiles, each as often as an epoch shows it."""
+        times = [
+            tile.weight * max(1, round(tile.height * tile.width / self.crop**2))
+            for _, tile in self.tiles
+        ]
+        return np.repeat(np.arange(len(self.tiles)), times)
+
+    def _batch(self, epoch: int, group: list[Draw]) -> Batch:
+        samples = [self.sample(epoch, draw) for draw in group]
+        images, labels, weights = zip(*samples, strict=True)
+        return Batch(
+            images=torch.from_numpy(np.stack(images)),
+            labels=torch.from_numpy(np.stack(labels)),
+            weights=None if weights[0] is None else torch.from_numpy(np.stack(weights)),
+            tiles=tuple(self.tiles[draw.tile][1].name for draw in group),
+        )
+
+    def sample(
+        self, epoch: int, draw: Draw
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32] | None]:
+        """One sample: image (C, H, W), labels (H, W) and weights (H, W) or None."""
+        random = np.random.default_rng([self.seed, epoch, draw.position])
+        ground = self._cache.get(draw.tile, self._read)
+        weight = self.tiles[draw.tile][1].weight
+        zoom = self.recipe.zoom ** random.uniform(-1, 1) if self.recipe.zoom > 1 else 1.0
+        side = round(self.crop / zoom)
+        # Beyond the tile there is nothing to see.
+        side = min(side, max(self.crop, *ground.labels.shape))
+        window = _place(ground, side, draw.on_landslide, weight, random)
+        image, valid, labels, bodies = self._cut(ground, window)
+        if side != self.crop:
+            image, valid, labels, bodies = _resized(image, valid, labels, bodies, self.crop)
+        if self.recipe.jitter:
+            self._jitter(image, valid, random)
+        for number, (band, _, _) in enumerate(self.scaling.ranges):
+            if band in self.optional and random.random() < self.recipe.band_dropout:
+                image[number] = FILLER * valid
+        weights = self._weights(labels, bodies, ground)
         # Horizontal, vertical, both or none, with equal chance (Qi et al. 2020, section 3.2).
         flips = random.integers(0, 2, size=2)
-        turns = int(random.integers(0, 4)) if self.quarter_turns else 0
-        for axis, flip in zip((-2, -1), flips, strict=True):
-            if flip:
-                image, labels = np.flip(image, axis), np.flip(labels, axis)
-        image, labels = np.rot90(image, turns, (-2, -1)), np.rot90(labels, turns, (-2, -1))
-        return np.ascontiguousarray(image), np.ascontiguousarray(labels)
+        turns = int(random.integers(0, 4)) if self.recipe.quarter_turns else 0
+        return (
+            _turned(image, flips, turns),
+            _turned(labels, flips, turns),
+            None if weights is None else _turned(weights, flips, turns),
+        )
+
+    def _read(self, number: int) -> _Ground:
+        from scipy import ndimage
+
+        tile_set, tile = self.tiles[number]
+        raster, labels = tile_set.read(tile, [band for band, _, _ in self.scaling.ranges])
+        bodies, _ = ndimage.label(labels == LANDSLIDE, np.ones((3, 3)))
+        hard = tile_set.hard(tile) & (labels == BACKGROUND)
+        return _Ground(raster, labels, bodies.astype(np.int32), hard)
+
+    def _cut(
+        self, ground: _Ground, window: Window
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.uint8], NDArray[np.int32]]:
+        """Scaled image, validity, labels and bodies; what the tile lacks is not labelled."""
+        part = window.slices
+        raster = ground.raster
+        values, valid = raster.values[:, *part], raster.valid[part]
+        grid = raster.grid.crop(Window(window.row, window.col, *valid.shape))
+        image = self.scaling.apply(Raster(values, valid, raster.bands, grid))
+        missing = [(0, window.height - valid.shape[0]), (0, window.width - valid.shape[1])]
+        return (
+            np.pad(image, [(0, 0), *missing]),
+            np.pad(valid, missing),
+            np.pad(ground.labels[part], missing, constant_values=UNLABELLED),
+            np.pad(ground.bodies[part], missing),
+        )
+
+    def _jitter(
+        self, image: NDArray[np.float32], valid: NDArray[np.bool_], random: np.random.Generator
+    ) -> None:
+        """Change gain and offset of the bands, in place: light and haze differ between scenes."""
+        lit = [n for n, (band, _, _) in enumerate(self.scaling.ranges) if band not in self.unlit]
+        common, own = random.normal(size=2), random.normal(size=(2, len(lit)))
+        change = self.recipe.jitter * (np.sqrt(2 / 3) * common[:, None] + np.sqrt(1 / 3) * own)
+        gain, offset = (1 + change[0])[:, None, None], (0.5 * change[1])[:, None, None]
+        image[lit] = np.clip(image[lit] * gain + offset, 0, 1) * valid
+
+    def _weights(
+        self, labels: NDArray[np.uint8], bodies: NDArray[np.int32], ground: _Ground
+    ) -> NDArray[np.float32] | None:
+        """How much every pixel counts; None where all count alike."""
+        recipe = self.recipe
+        if recipe.positive_weight == 1 and recipe.small_weight == 1:
+            return None
+        share = max(self.landslide_share, 1e-6)
+        weights = np.ones(labels.shape, dtype=np.float32)
+        weights[labels == LANDSLIDE] = max(1.0, min(recipe.positive_weight, (1 - share) / share))
+        if recipe.small_weight > 1:
+            areas = np.bincount(ground.bodies.ravel())
+            smallness = np.sqrt(SMALL_PX / np.maximum(areas, 1)).clip(1, recipe.small_weight)
+            smallness[0] = 1
+            weights *= smallness[bodies].astype(np.float32)
+        return weights
 
 
-def crop_or_pad(
-    image: NDArray[np.float32],
-    labels: NDArray[np.uint8],
-    size: int,
-    random: np.random.Generator,
-) -> Sample:
-    """A square of `size` px at a random place; what a smaller tile lacks is not labelled."""
-    slices = []
-    for length in labels.shape:
-        start = int(random.integers(0, max(length - size, 0) + 1))
-        slices.append(slice(start, start + size))
-    image, labels = image[:, slices[0], slices[1]], labels[slices[0], slices[1]]
-    missing = [(0, size - length) for length in labels.shape]
-    image = np.pad(image, [(0, 0), *missing])
-    return image, np.pad(labels, missing, constant_values=UNLABELLED)
+class _Cache:
+    """Tiles that were read last, within a bound of memory; several threads may ask."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._held = 0
+        self._grounds: OrderedDict[int, _Ground] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, number: int, read: Any) -> _Ground:
+        """A tile from memory, or by `read`."""
+        with self._lock:
+            if number in self._grounds:
+                self._grounds.move_to_end(number)
+                return self._grounds[number]
+        ground: _Ground = read(number)
+        with self._lock:
+            if number not in self._grounds:
+                self._grounds[number] = ground
+                self._held += ground.nbytes
+            while self._held > self._limit:
+                self._held -= self._grounds.popitem(last=False)[1].nbytes
+        return ground
+
+
+def default_cache_bytes() -> int:
+    """A quarter of the machine's memory (bytes); 2 GiB where the system does not tell."""
+    if not hasattr(os, "sysconf"):  # Windows
+        return 2 * 2**30
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
 def default_crop(tiles: Sequence[Tile]) -> int:
@@ -103,3 +313,56 @@ def default_crop(tiles: Sequence[Tile]) -> int:
     sides = sorted(max(tile.height, tile.width) for tile in tiles)
     middle = sides[len(sides) // 2]
     return middle if sides[0] == sides[-1] else -(-middle // 32) * 32
+
+
+def _place(
+    ground: _Ground, side: int, on_landslide: bool, weight: int, random: np.random.Generator
+) -> Window:
+    """A square of `side` px: anywhere, or so that it holds a pixel of what it must show.
+
+    Landslides are chosen one by one, not pixel by pixel: else samples would show the large ones.
+    Of a tile that is drawn `weight` times because it holds false alarms, all draws but one show
+    them.
+    """
+    target: tuple[int, int] | None = None
+    if on_landslide and ground.bodies.any():
+        number = random.integers(1, int(ground.bodies.max()) + 1)
+        target = _one_of(ground.bodies == number, random)
+    elif weight > 1 and ground.hard.any() and random.random() < (weight - 1) / weight:
+        target = _one_of(ground.hard, random)
+    starts = []
+    for axis, length in enumerate(ground.labels.shape):
+        first, last = 0, max(length - side, 0)
+        if target is not None:
+            first, last = max(target[axis] - side + 1, 0), min(target[axis], last)
+        starts.append(int(random.integers(first, last + 1)))
+    return Window(starts[0], starts[1], side, side)
+
+
+def _one_of(pixels: NDArray[np.bool_], random: np.random.Generator) -> tuple[int, int]:
+    found = np.flatnonzero(pixels)
+    row, col = np.unravel_index(found[random.integers(len(found))], pixels.shape)
+    return int(row), int(col)
+
+
+def _resized(
+    image: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    labels: NDArray[np.uint8],
+    bodies: NDArray[np.int32],
+    size: int,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.uint8], NDArray[np.int32]]:
+    """All in `size` x `size` px; the image smoothly, the rest by the nearest pixel."""
+    shown = F.interpolate(
+        torch.from_numpy(image)[None], size=(size, size), mode="bilinear", antialias=True
+    )[0].numpy()
+    nearest = ((np.arange(size) + 0.5) * len(labels) / size).astype(int)
+    rows, cols = nearest[:, None], nearest[None]
+    return shown, valid[rows, cols], labels[rows, cols], bodies[rows, cols]
+
+
+def _turned(values: NDArray[Any], flips: NDArray[np.int64], turns: int) -> NDArray[Any]:
+    for axis, flip in zip((-2, -1), flips, strict=True):
+        if flip:
+            values = np.flip(values, axis)
+    return np.ascontiguousarray(np.rot90(values, turns, (-2, -1)))

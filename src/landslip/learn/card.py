@@ -97,6 +97,8 @@ class ModelCard(BaseModel):
             raise ValueError("percentiles names other bands than bands, or another order")
         if not all(-math.inf < low < high < math.inf for _, low, high in self.percentiles):
             raise ValueError("percentiles needs finite low < high")
+        if not set(self.optional_bands) < set(self.bands):
+            raise ValueError("optional_bands must be some of bands, and not all")
         if self.units and len(self.units) != len(self.bands):
             raise ValueError(f"units has {len(self.units)} entries for {len(self.bands)} bands")
         return self

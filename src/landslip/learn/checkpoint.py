@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
-import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from safetensors import safe_open
@@ -17,39 +15,11 @@ from torch import nn
 
 from landslip.geo.output import require_same, whole_file
 from landslip.learn.card import write_safetensors
+from landslip.learn.engine import AveragedWeights
+from landslip.learn.history import EpochRow
 from landslip.prepare.scaling import Ranges
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class EpochRow:
-    """A line of the history. Validation scores are NaN where there is no validation ground."""
-
-    epoch: int
-    """From 1."""
-    loss: float
-    """Mean over the steps."""
-    learning_rate: float
-    """At the beginning of the epoch."""
-    precision: float
-    """On validation, at `threshold`."""
-    recall: float
-    """On validation, at `threshold`."""
-    f1: float
-    """On validation, at `threshold`."""
-    threshold: float
-    """Of the largest F1 on validation."""
-    seconds: float
-    """Wall time of the epoch (s)."""
-
-    def text(self, epochs: int) -> str:
-        """For people."""
-        return (
-            f"epoch {self.epoch}/{epochs}: loss {self.loss:.4f}, rate {self.learning_rate:.1e}, "
-            f"validation P {self.precision:.3f} R {self.recall:.3f} F1 {self.f1:.3f} "
-            f"at {self.threshold:.2f}"
-        )
 
 
 @dataclass(frozen=True)
@@ -62,12 +32,24 @@ class TrainState:
     """Finished steps of the epoch that runs."""
     loss_sum: float = 0.0
     """Sum of the losses of those steps."""
-    best_f1: float = -1.0
-    """Largest F1 on validation so far."""
+    best_f1: float = -2.0
+    """Largest F1 on validation so far; -1 where it was undefined, below that before any."""
     best_epoch: int = 0
-    """Epoch of `best_f1`, from 1."""
+    """Epoch of `best_f1`, from 1; 0: what training started from."""
     history: tuple[EpochRow, ...] = ()
     """A row an epoch."""
+
+
+class HoldsState(Protocol):
+    """What the engine keeps of a precision: the scale of fp16's gradients, or nothing."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """To be saved."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As it was saved."""
+        ...
 
 
 class Checkpoint:
@@ -118,25 +100,32 @@ class Checkpoint:
         self,
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
-        scaler: torch.amp.GradScaler,
+        precision: HoldsState,
+        averaged: AveragedWeights | None,
         state: TrainState,
     ) -> None:
         """Write weights, optimizer and state into one file, so that they always fit together."""
         tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
+        if averaged is not None:
+            tensors |= {f"averaged.{key}": value for key, value in averaged.values.items()}
         for number, slots in optimizer.state_dict()["state"].items():
             for key, value in slots.items():
                 if value is not None:
                     tensors[f"optimizer.{number}.{key}"] = value
-        metadata = {"state": json.dumps(asdict(state)), "scaler": json.dumps(scaler.state_dict())}
+        metadata = {
+            "state": json.dumps(asdict(state)),
+            "precision": json.dumps(precision.state_dict()),
+        }
         _write(tensors, self.folder / "checkpoint.safetensors", metadata)
 
     def restore(
         self,
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
-        scaler: torch.amp.GradScaler,
+        precision: HoldsState,
+        averaged: AveragedWeights | None,
     ) -> TrainState:
-        """Load what was saved last into network and optimizer; a fresh state where nothing was."""
+        """Load what was saved last into all of these; a fresh state where nothing was."""
         path = self.folder / "checkpoint.safetensors"
         if not path.exists():
             return TrainState()
@@ -144,35 +133,25 @@ class Checkpoint:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
         network.load_state_dict(_below(tensors, "network."))
+        if averaged is not None:
+            averaged.load(_below(tensors, "averaged."))
         slots: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in _below(tensors, "optimizer.").items():
             number, _, name = key.partition(".")
             slots.setdefault(int(number), {})[name] = value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
-        scaler.load_state_dict(json.loads(metadata["scaler"]))
+        precision.load_state_dict(json.loads(metadata["precision"]))
         read = json.loads(metadata["state"])
         read["history"] = tuple(EpochRow(**row) for row in read["history"])
         return TrainState(**read)
 
-    def save_best(self, network: nn.Module) -> None:
+    def save_best(self, weights: dict[str, torch.Tensor]) -> None:
         """Keep these weights as the best so far."""
-        _write(dict(network.state_dict()), self.folder / "best.safetensors", {})
+        _write(weights, self.folder / "best.safetensors", {})
 
     def load_best(self, network: nn.Module) -> None:
         """Put the best weights into the network."""
         network.load_state_dict(load_file(self.folder / "best.safetensors"))
-
-    def write_history(self, out: Path, history: tuple[EpochRow, ...], best_epoch: int) -> None:
-        """Write ``OUT.history.csv`` and ``OUT.history.png`` beside the model."""
-        with (
-            whole_file(out.with_suffix(".history.csv"), overwrite=True) as partial,
-            partial.open("w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.writer(file)
-            writer.writerow([field.name for field in fields(EpochRow)])
-            writer.writerows(asdict(row).values() for row in history)
-        with whole_file(out.with_suffix(".history.png"), overwrite=True) as partial:
-            _draw_history(partial, history, best_epoch)
 
 
 def _write(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
@@ -185,23 +164,3 @@ def _below(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Ten
     return {
         key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
     }
-
-
-def _draw_history(path: Path, history: tuple[EpochRow, ...], best_epoch: int) -> None:
-    from matplotlib.figure import Figure
-
-    epochs = [row.epoch for row in history]
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot(epochs, [row.loss for row in history], color="#444444")
-    left.set(xlabel="epoch", ylabel="training loss")
-    for name, colour in (("precision", "#2166ac"), ("recall", "#b2182b"), ("f1", "#111111")):
-        values = [getattr(row, name) for row in history]
-        if not all(math.isnan(value) for value in values):
-            right.plot(epochs, values, color=colour, label="F1" if name == "f1" else name)
-    right.axvline(best_epoch, color="#999999", linestyle=":", label=f"kept: epoch {best_epoch}")
-    right.set(xlabel="epoch", ylabel="validation, pooled over pixels", ylim=(0, 1))
-    right.legend(frameon=False)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=130, format="png")

@@ -18,8 +18,8 @@ from landslip.geo.probability import encode
 from landslip.geo.progress import track
 from landslip.learn.card import ModelCard, load_model
 from landslip.learn.device import Compute
-from landslip.prepare.scaling import Scaling
-from landslip.prepare.tiles import Tile, TileSet
+from landslip.prepare.scaling import Scaling, bands_at_hand
+from landslip.prepare.tile_set import Tile, TileSet
 
 log = logging.getLogger(__name__)
 
@@ -56,14 +56,30 @@ def score_tiles(
     compute: Compute,
     *,
     stride_px: int,
+    optional: Sequence[str] = (),
     batch: int = 8,
 ) -> ScoreHistogram:
-    """Scores pooled over the pixels of tiles; ground in several tiles counts once."""
-    bands = [band for band, _, _ in scaling.ranges]
+    """Scores pooled over the pixels of tiles; ground in several tiles counts once.
+
+    Args:
+        network: In evaluation mode, on the device of `compute`.
+        tiles: Tiles with their sets.
+        scaling: Of all bands of the network.
+        compute: Device and precision.
+        stride_px: Images are mirrored to a multiple of this and cut back.
+        optional: Bands that tiles may lack.
+        batch: Tiles that are scored at once.
+
+    Raises:
+        BandError: Tiles lack a band that is not optional.
+    """
     total = ScoreHistogram.empty()
     for group in _alike(tiles, batch):
-        read = [tile_set.read(tile, bands) for tile_set, tile in group]
-        images = np.stack([scaling.apply(raster) for raster, _ in read])
+        read = [
+            tile_set.read(tile, bands_at_hand(scaling.bands, tile_set.bands, optional))
+            for tile_set, tile in group
+        ]
+        images = np.stack([scaling.apply_all([raster]) for raster, _ in read])
         scored = probabilities(network, images, compute, stride_px)
         for (tile_set, tile), (_, labels), scores in zip(group, read, scored, strict=True):
             counted = np.where(tile_set.first_seen(tile), labels, UNLABELLED).astype(np.uint8)
@@ -118,12 +134,14 @@ def score_model(
     try:
         for tile in track(chosen, total=len(chosen), what="Scoring"):
             total += score_tiles(
-                placed, [(tile_set, tile)], card.scaling_of_bands, compute, stride_px=card.stride_px
-            )
+                placed, [(tile_set, tile)], card.scaling_of_bands, compute,
+                stride_px=card.stride_px, optional=card.optional_bands,
+            )  # fmt: skip
     except BandError as error:
+        needed = [band for band in card.bands if band not in card.optional_bands]
         raise BandError(
             f"Cannot score {model} on {tile_set.folder}: the model needs bands "
-            f"{', '.join(card.bands)}, the tiles hold {', '.join(tile_set.bands)}. "
+            f"{', '.join(needed)}, the tiles hold {', '.join(tile_set.bands)}. "
             "Use tiles with those bands."
         ) from error
     return total

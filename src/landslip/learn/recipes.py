@@ -6,9 +6,16 @@ A new recipe is one line in `RECIPES`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from landslip.geo.errors import UsageError
+
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("step", "one-cycle")
+ONE_CYCLE_RISE = 0.15
+"""Share of a training in which the rate of `one-cycle` rises."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,13 +23,17 @@ class Recipe:
     """Settings of a training."""
 
     epochs: int
-    """Passes over the training tiles."""
+    """Passes over the training ground; with `steps`, the fewest."""
+    steps: int = 0
+    """Steps to take at least, for grounds so small that passes say little; 0: `epochs` decides."""
     batch: int
-    """Tiles in a step."""
+    """Samples in a step."""
     optimizer: str
     """`sgd` or `adamw`."""
     learning_rate: float
     """First (step) or largest (one-cycle) rate."""
+    encoder_rate: float = 1.0
+    """Rate of the encoder's weights as a share of `learning_rate`; 0: they stay as they are."""
     momentum: float = 0.9
     """Momentum of SGD, first beta of AdamW."""
     weight_decay: float = 0.0
@@ -31,39 +42,113 @@ class Recipe:
     """`step`: a tenth every `drop_every` epochs; `one-cycle`: up, then down to nothing."""
     drop_every: int = 0
     """Epochs between two drops of `step`."""
+    ema: float = 0.0
+    """Share of the averaged weights that a step keeps; 0: no average."""
+    patience: int = 0
+    """Epochs without a better F1 on validation after which training ends; 0: never."""
+    fixed_statistics: bool = False
+    """True: batch normalisation keeps the means and variances that it began with."""
     loss: str
     """Name in `LOSSES`."""
+    positive_weight: float = 1.0
+    """Most that a landslide pixel counts in the loss, compared with background; the balance of the
+    ground decides below that."""
+    small_weight: float = 1.0
+    """Most that a pixel of a small landslide counts, compared with one of a large one."""
     quantised: bool = False
     """True: 16-bit input is rounded to 256 levels, as the paper's images are."""
+    crop: int = 0
+    """Rows and columns of a sample (px); 0: those of the tiles."""
+    balance: float = 0.0
+    """Share of the samples that are drawn around a landslide; 0: as the ground is."""
     quarter_turns: bool = False
     """True: turned by 0, 90, 180 or 270 degrees beside being flipped."""
+    zoom: float = 1.0
+    """Samples are shown up to this many times larger or smaller; 1: as they are."""
+    jitter: float = 0.0
+    """Standard deviation of the change in gain (relative) and offset of scaled bands; a third of
+    its variance is each band's own."""
+    band_dropout: float = 0.0
+    """Share of the samples in which an optional band is taken away, each by itself."""
     source: str
     """Where the settings come from."""
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch < 1 or self.learning_rate <= 0:
+        if self.epochs < 1 or self.batch < 1 or not 0 < self.learning_rate < math.inf:
             raise UsageError(
                 f"Cannot train with {self.epochs} epochs, batch {self.batch} and rate "
                 f"{self.learning_rate:g}: all must be positive."
             )
+        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in known:
+                raise UsageError(
+                    f"Cannot train with {name} '{getattr(self, name)}': expected "
+                    f"{' or '.join(known)}."
+                )
         if self.schedule == "step" and self.drop_every < 1:
             raise UsageError("Cannot train: the schedule 'step' needs --drop-every of at least 1.")
+        for name, low, high in _LIMITS:
+            if not low <= getattr(self, name) <= high:
+                raise UsageError(
+                    f"Cannot train with {name} {getattr(self, name):g}: expected {low:g} to "
+                    f"{high:g}. Correct it."
+                )
 
-    def rate(self, progress_epochs: float) -> float:
-        """Learning rate after some epochs (a step's part counts as a part of an epoch)."""
+    def rate(self, share: float) -> float:
+        """Learning rate after a share of the training (0 to 1)."""
         if self.schedule == "step":
-            return float(self.learning_rate * 0.1 ** (int(progress_epochs) // self.drop_every))
+            # A hair more, so that 20 of 200 epochs are 20 whatever the rounding.
+            drops = int(share * self.epochs * (1 + 1e-9)) // self.drop_every
+            return float(self.learning_rate * 0.1**drops)
         # Smith 2018, arXiv:1708.07120: a linear rise, then half a cosine down.
-        share = progress_epochs / self.epochs
-        rise = 0.15
-        if share < rise:
-            return self.learning_rate * (0.04 + 0.96 * share / rise)
-        return self.learning_rate * max(
-            0.5 * (1 + math.cos(math.pi * (share - rise) / (1 - rise))), 1e-3
-        )
+        if share < ONE_CYCLE_RISE:
+            return self.learning_rate * (0.04 + 0.96 * share / ONE_CYCLE_RISE)
+        fallen = (share - ONE_CYCLE_RISE) / (1 - ONE_CYCLE_RISE)
+        return self.learning_rate * max(0.5 * (1 + math.cos(math.pi * fallen)), 1e-3)
+
+    def epochs_of(self, steps_an_epoch: int) -> int:
+        """Passes over a ground of so many steps."""
+        return max(self.epochs, -(-self.steps // steps_an_epoch))
+
+
+_LIMITS = (
+    ("steps", 0, math.inf),
+    ("encoder_rate", 0, 1),
+    ("momentum", 0, 0.9999),
+    ("weight_decay", 0, 1),
+    ("ema", 0, 0.99999),
+    ("patience", 0, math.inf),
+    ("positive_weight", 1, 100),
+    ("small_weight", 1, 100),
+    ("crop", 0, 8192),
+    ("balance", 0, 1),
+    ("zoom", 1, 4),
+    ("jitter", 0, 1),
+    ("band_dropout", 0, 1),
+)
+"""Settings with the least and the most that they may be."""
 
 
 RECIPES: dict[str, Recipe] = {
+    "modern": Recipe(
+        epochs=60,
+        batch=8,
+        optimizer="adamw",
+        learning_rate=2e-3,
+        weight_decay=1e-2,
+        schedule="one-cycle",
+        ema=0.99,
+        loss="bce+dice",
+        positive_weight=3.0,
+        crop=256,
+        balance=0.5,
+        quarter_turns=True,
+        zoom=1.4,
+        jitter=0.1,
+        band_dropout=0.3,
+        source="AdamW (Loshchilov and Hutter 2019), one cycle (Smith 2018), BCE and Dice, averaged "
+        "weights (Izmailov et al. 2018); chosen by benchmarks/accuracy.py",
+    ),
     "paper": Recipe(
         epochs=200,
         batch=5,
@@ -76,26 +161,53 @@ RECIPES: dict[str, Recipe] = {
         quantised=True,
         source="Qi et al. 2020, Remote Sensing 12(15), 2487, section 3.3",
     ),
-    "quick": Recipe(
-        epochs=20,
-        batch=8,
-        optimizer="adamw",
-        learning_rate=2e-3,
-        weight_decay=1e-2,
-        schedule="one-cycle",
-        loss="bce+dice",
-        quarter_turns=True,
-        source="AdamW (Loshchilov and Hutter 2019), one cycle (Smith 2018), BCE and Dice",
-    ),
 }
+RECIPES["fine-tune"] = replace(
+    RECIPES["modern"],
+    epochs=1,
+    steps=400,
+    learning_rate=5e-4,
+    ema=0.98,
+    fixed_statistics=True,
+    source="`modern` for a model that exists and 5 to 50 tiles of new ground",
+)
+"""Name -> recipe. `fine-tune` is what `modern` becomes for a model to start from."""
 
 
-def recipe_named(name: str) -> Recipe:
-    """A recipe by name.
+def recipe_named(name: str, settings: Mapping[str, object] | None = None) -> Recipe:
+    """A recipe by name, with some of its settings changed.
+
+    Args:
+        name: Key of `RECIPES`.
+        settings: Field of `Recipe` -> value; texts are converted, as the command line gives them.
 
     Raises:
-        UsageError: There is none of that name.
+        UsageError: There is no recipe or setting of that name, or a value is out of range.
     """
     if name not in RECIPES:
         raise UsageError(f"Cannot find recipe '{name}'. Choose one of {', '.join(RECIPES)}.")
-    return RECIPES[name]
+    recipe = RECIPES[name]
+    known = [field.name for field in fields(Recipe) if field.name != "source"]
+    changes: dict[str, Any] = {}
+    for key, value in (settings or {}).items():
+        if key not in known:
+            raise UsageError(
+                f"Cannot set '{key}': a recipe has {', '.join(known)}. Correct the name."
+            )
+        changes[key] = _converted(key, value, getattr(recipe, key))
+    return replace(recipe, **changes)
+
+
+def _converted(key: str, value: object, like: object) -> object:
+    """A setting in the type that it has."""
+    if not isinstance(value, str) or isinstance(like, str):
+        return value
+    words = {"true": True, "false": False} if isinstance(like, bool) else {}
+    try:
+        return words[value.lower()] if words else type(like)(value)  # type: ignore[call-arg]
+    except (KeyError, ValueError):
+        whole = "a whole number" if isinstance(like, int) else "a number"
+        expected = "true or false" if words else whole
+        raise UsageError(
+            f"Cannot set {key} to '{value}': expected {expected}, such as {like}."
+        ) from None

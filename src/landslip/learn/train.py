@@ -2,70 +2,59 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 import os
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, overload
 
+import numpy as np
 import torch
 from torch import nn
 
-from landslip import __version__
 from landslip.assess.pictures import write_pr_curve
-from landslip.assess.scores import Counts, ScoreHistogram
-from landslip.geo.errors import DataError, ModelError, OutputError, TileSetError, UsageError
+from landslip.assess.scores import ScoreHistogram
+from landslip.geo.errors import DataError, OutputError, TileSetError, UsageError
 from landslip.geo.interruption import Interruption
-from landslip.geo.output import plain_write_errors, refuse_existing, require_same, whole_file
+from landslip.geo.output import plain_write_errors, refuse_existing, whole_file
+from landslip.geo.parallel import default_threads
 from landslip.geo.progress import duration, track
-from landslip.geo.scene import SceneLike, SourceFile, as_scene
-from landslip.learn.batches import TrainingGround, default_crop
-from landslip.learn.card import ModelCard, load_model, parameter_count, save_model
-from landslip.learn.checkpoint import Checkpoint, EpochRow, TrainState
+from landslip.geo.scene import SceneLike, open_scene
+from landslip.learn.batches import Batch, TrainingGround
+from landslip.learn.card import ModelCard, parameter_count, save_model
+from landslip.learn.checkpoint import Checkpoint, TrainState
 from landslip.learn.device import Compute
+from landslip.learn.engine import (
+    AveragedWeights,
+    fix_statistics,
+    groups_of_parameters,
+    is_out_of_memory,
+    launch,
+)
+from landslip.learn.history import Curves, EpochRow, write_history
 from landslip.learn.losses import LOSSES
-from landslip.learn.models import build_model, model_entry
+from landslip.learn.models import encoder_of
+from landslip.learn.plan import TrainingPlan, TrainOptions, require_known
 from landslip.learn.predict import score_tiles
-from landslip.learn.recipes import Recipe, recipe_named
-from landslip.prepare.scaling import Ranges, Scaling, measure_percentiles, scaling_of, unit_of
-from landslip.prepare.split import SPLITS, TileOptions
-from landslip.prepare.tiles import Tile, TileSet, make_tiles, require_alike
+from landslip.learn.recipes import Recipe
+from landslip.prepare.scaling import Scaling
+from landslip.prepare.split import TileOptions
+from landslip.prepare.tile_set import Tile, TileSet
+from landslip.prepare.tiles import tiles_of_scene
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from lightning_fabric.wrappers import _FabricModule
 
 log = logging.getLogger(__name__)
 
-OPTIMIZERS = ("sgd", "adamw")
 SAVE_INTERVAL_S = 300.0
 """Seconds between two saves inside an epoch."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """What is trained, and how."""
-
-    model: str = "resunet"
-    """Name in `MODELS`, or `library:ARCH/ENCODER`."""
-    recipe: Recipe = field(default_factory=lambda: recipe_named("paper"))
-    """Settings of the training."""
-    bands: tuple[str, ...] | None = None
-    """Bands and indices that the network sees, in order; None: all bands of the tiles."""
-    crop: int | None = None
-    """Rows and columns of a sample (px); None: the tile, or their median where sizes differ."""
-    seed: int = 0
-    """Decides first weights, order, crops and turns."""
-    start: Path | None = None
-    """Model file to start from instead of random weights."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
-    precision: str = "auto"
-    """auto, float32, bf16 or fp16."""
-    deterministic: bool = False
-    """True: the same weights from the same seed on CUDA too, slower."""
-    licence: str = ""
-    """Licence of the weights, written into the card."""
 
 
 def train_model(
@@ -79,13 +68,14 @@ def train_model(
 
     Unfinished work lives in ``OUT.partial/``; the same call continues it. After every epoch the
     validation tiles are scored, pooled over pixels; the weights of the best F1 are kept, with the
-    threshold of that F1. Test tiles are scored once, at the end.
+    threshold of that F1; what a model to start from reaches counts as an epoch, too. Test tiles are
+    scored once, at the end. Started by ``torchrun``, its processes share every batch.
 
     Args:
         tile_sets: Tile sets of the same bands and pixel size.
         out: Model file (`.safetensors`); `.history.csv`, `.history.png` and `.pr.png` (precision
             and recall on validation) appear beside it.
-        options: Model, recipe, seed, device; None for the paper's.
+        options: Model, recipe, seed, device; None for the defaults.
         overwrite: Replace a finished file.
 
     Returns:
@@ -94,27 +84,30 @@ def train_model(
     Raises:
         OutputError: `out` exists or cannot be written, or unfinished work has other options.
         TileSetError: A tile set cannot be used.
+        ModelError: The model to start from, or the weights of the encoder, cannot be used.
+        DataError: The loss is no number, or a batch does not fit into memory.
         UsageError: An option is unknown.
         KeyboardInterrupt: Stopped by Ctrl-C, after saving; the same call continues.
     """
     options, out = options or TrainOptions(), Path(out)
-    _require_known(options)
     _require_safetensors(out)
     refuse_existing(out, overwrite=overwrite)
     opened = [item if isinstance(item, TileSet) else TileSet.open(item) for item in tile_sets]
     if not opened:
         raise TileSetError("Cannot train: no tile set is named. Make one with landslip tile.")
-    require_alike(opened, options.bands)
+    plan = TrainingPlan(opened, options)
     partial = out.with_name(f"{out.name}.partial")
     with plain_write_errors(partial):
         partial.mkdir(parents=True, exist_ok=True)
         try:
-            card = _Training(opened, options, partial).run(out, overwrite=overwrite)
+            training = _Training(plan, partial)
+            card = training.run(out, overwrite=overwrite)
         except Exception:
             # Nothing was learnt yet: what failed must not stand in the way of the next start.
             Checkpoint.forget_empty(partial)
             raise
-        shutil.rmtree(partial)
+        if training.is_first:
+            shutil.rmtree(partial)
     return card
 
 
@@ -126,60 +119,39 @@ def train_on_scene(
     tiling: TileOptions | None = None,
     checked: str | Path | None = None,
     positive: int | None = None,
+    false_alarms: str | Path | None = None,
     options: TrainOptions | None = None,
     overwrite: bool = False,
 ) -> ModelCard:
-    """Tile a scene and train on the tiles: `make_tiles`, then `train_model`.
+    """Train on tiles that are read from the scene itself: nothing but the model is written.
 
-    The tiles lie in ``OUT.partial/tiles`` until the model is finished.
+    Args:
+        scene: Scene, or the path of a file that names its bands.
+        inventory: Landslide polygons (any OGR format) or a label raster.
+        out: As for `train_model`.
+        tiling: How the ground is cut and split; None for the defaults.
+        checked: Polygons inside which everything was inspected.
+        positive: Value of landslides in a label raster where it is not 1.
+        false_alarms: Polygons over what a model wrongly mapped: background that is shown more
+            often.
+        options: As for `train_model`.
+        overwrite: Replace a finished file.
+
+    Raises:
+        LandslipError: As `tiles_of_scene` and `train_model` do.
     """
     options, out = options or TrainOptions(), Path(out)
-    _require_known(options)
     _require_safetensors(out)
     refuse_existing(out, overwrite=overwrite)
-    partial = out.with_name(f"{out.name}.partial")
-    tiling = tiling or TileOptions()
-    opened = as_scene(scene)
-    sources: Sequence[SourceFile] = getattr(opened, "sources", ())
-    asked = {
-        "scene": [[each.role, each.path, list(each.bands), each.settings] for each in sources],
-        "pixel_size_m": opened.grid.pixel_size_m,
-        "sensor": getattr(opened, "sensor", ""),
-        "inventory": str(inventory),
-        "checked": str(checked),
-        "positive": positive,
-        **asdict(tiling),
-    }
-    record = partial / "tiling.json"
-    tiles = partial / "tiles"
-    if tiles.exists():
-        require_same(json.loads(record.read_text(encoding="utf-8")), asked, partial)
+    require_known(options)
+    with ExitStack() as stack:
+        if isinstance(scene, str | Path):
+            scene = stack.enter_context(closing(open_scene(scene)))
+        tiles = tiles_of_scene(
+            scene, inventory, options=tiling, checked=checked, positive=positive,
+            false_alarms=false_alarms,
+        )  # fmt: skip
         return train_model([tiles], out, options=options, overwrite=overwrite)
-    with plain_write_errors(partial):
-        partial.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(asked), encoding="utf-8")
-    try:
-        made = make_tiles(
-            opened, inventory, tiles, options=tiling, checked=checked, positive=positive
-        )
-    except BaseException:
-        shutil.rmtree(partial)
-        raise
-    return train_model([made], out, options=options, overwrite=overwrite)
-
-
-def _require_known(options: TrainOptions) -> None:
-    """Raise UsageError for names that no long work should find out about."""
-    model_entry(options.model)
-    Compute.choose(options.device, options.precision)
-    if options.recipe.loss not in LOSSES:
-        raise UsageError(
-            f"Cannot find loss '{options.recipe.loss}'. Choose one of {', '.join(LOSSES)}."
-        )
-    if options.recipe.optimizer not in OPTIMIZERS:
-        raise UsageError(
-            f"Cannot train with '{options.recipe.optimizer}': expected {' or '.join(OPTIMIZERS)}."
-        )
 
 
 def _require_safetensors(out: Path) -> None:
@@ -191,299 +163,350 @@ def _require_safetensors(out: Path) -> None:
 
 
 class _Training:
-    """One training, from tile sets to a card; holds what the loop's sections share."""
+    """One training, from a plan to a card; holds what the loop's sections share."""
 
-    def __init__(self, tile_sets: Sequence[TileSet], options: TrainOptions, partial: Path) -> None:
-        self.tile_sets = tile_sets
-        self.options = options
-        self.recipe = options.recipe
+    def __init__(self, plan: TrainingPlan, partial: Path) -> None:
+        self.plan = plan
         self.partial = partial
-        self.entry = model_entry(options.model)
-        self.compute = Compute.choose(options.device, options.precision)
-        self.loss = LOSSES[self.recipe.loss]
-        self.bands = options.bands or tile_sets[0].bands
-        self.train_tiles = self._tiles("train")
-        self.validation_tiles = self._tiles("validation")
-        if not self.train_tiles:
-            raise TileSetError("Cannot train: the tile sets hold no training tiles. Tile again.")
-        if not self.validation_tiles:
-            log.warning("no validation tiles: the last epoch is kept, with a threshold of 0.5")
-
-    def _tiles(self, split: str) -> tuple[tuple[TileSet, Tile], ...]:
-        return tuple((tiles, tile) for tiles in self.tile_sets for tile in tiles.of(split))
-
-    def run(self, out: Path, *, overwrite: bool) -> ModelCard:
-        """The training, epoch by epoch."""
-        options, recipe, compute = self.options, self.recipe, self.compute
+        self.recipe = plan.recipe
+        options = plan.options
         if options.deterministic:
             # cuBLAS is deterministic only with a fixed workspace, set before its first use.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
-        checkpoint = Checkpoint.open(self.partial, self._fingerprint())
-        percentiles = self._measured(checkpoint)
-        ground = TrainingGround(
-            self.train_tiles,
-            self._scaling(percentiles),
-            options.crop or default_crop([tile for _, tile in self.train_tiles]),
-            recipe.quarter_turns,
-            options.seed,
-        )
-        network = compute.place(self._first_network(ground.scaling))
-        optimizer = _optimizer(network, recipe)
-        scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "fp16")
-        state = checkpoint.restore(network, optimizer, scaler)
+        chosen = Compute.choose(options.device, options.precision)
+        self.fabric, self.compute = launch(chosen)
+        self.is_first = self.fabric.global_rank == 0
+        if not self.is_first:
+            logging.getLogger("landslip").setLevel(logging.ERROR)
+        if self.recipe.batch < self.fabric.world_size:
+            raise UsageError(
+                f"Cannot share a batch of {self.recipe.batch} among {self.fabric.world_size} "
+                f"processes. Use --batch {self.fabric.world_size} or more."
+            )
+        self.loss = LOSSES[self.recipe.loss]
+
+    def run(self, out: Path, *, overwrite: bool) -> ModelCard:
+        """The training, epoch by epoch."""
+        plan, recipe, fabric, compute = self.plan, self.recipe, self.fabric, self.compute
+        with fabric.rank_zero_first():
+            checkpoint = Checkpoint.open(self.partial, plan.fingerprint(compute.precision))
+            percentiles = checkpoint.percentiles or plan.measured()
+            if self.is_first:
+                checkpoint.keep_percentiles(percentiles)
+        ground = plan.ground(plan.scaling(percentiles))
+        steps = len(ground.groups(0))
+        epochs = recipe.epochs_of(steps)
+
+        plain, origin = plan.first_network()
+        if fabric.world_size > 1 and compute.device.type == "cuda":
+            plain = nn.SyncBatchNorm.convert_sync_batchnorm(plain)
+        plain = compute.place(plain)
+        optimizer = _optimizer(plain, recipe)
+        network, driver = fabric.setup(plain, optimizer)
+        averaged = AveragedWeights(plain, recipe.ema) if recipe.ema else None
+        state = checkpoint.restore(plain, optimizer, fabric.strategy.precision, averaged)
         log.info(
-            "training %s (%s weights) on %d tiles, %d px, %s",
-            options.model, f"{parameter_count(network):,}", len(self.train_tiles), ground.crop,
-            compute.text,
+            "training %s (%s weights, %s) on %d tiles, %d px, %d epochs of %d steps, %s",
+            plan.model, f"{parameter_count(plain):,}", origin, len(plan.train_tiles), ground.crop,
+            epochs, steps, compute.text,
         )  # fmt: skip
         if state.epoch or state.step:
             log.info("continuing in epoch %d at step %d", state.epoch + 1, state.step)
+        elif plan.start is not None and plan.validation_tiles:
+            begun_with = self._score(plain, ground.scaling, plan.validation_tiles)
+            f1 = begun_with.counts(begun_with.best_threshold()).f1
+            log.info("before training: validation F1 %.3f", f1)
+            if self.is_first:
+                checkpoint.save_best(plain.state_dict())
+            state = replace(state, best_f1=_worst_if_undefined(f1))
 
-        with Interruption() as interruption:
+        with Interruption() as interruption, Curves(plan.options.tensorboard) as curves:
             saved_at = time.monotonic()
-            while state.epoch < recipe.epochs:
-                # Learn from one pass over the tiles.
+
+            def save() -> None:
+                if self.is_first:
+                    checkpoint.save(plain, optimizer, fabric.strategy.precision, averaged, state)
+
+            while state.epoch < epochs and not _is_exhausted(state, recipe):
+                # Learn from one pass over the ground.
                 begun = time.monotonic()
-                network.train()
-                steps = len(ground.groups(state.epoch, recipe.batch))
-                batches = ground.batches(state.epoch, recipe.batch, state.step)
-                what = f"Epoch {state.epoch + 1}/{recipe.epochs}"
-                for images, labels in track(batches, total=steps - state.step, what=what):
-                    rate = recipe.rate(state.epoch + state.step / steps)
+                plain.train()
+                if recipe.fixed_statistics:
+                    fix_statistics(plain)
+                batches = _Timed(self._batches(ground, state))
+                what = f"Epoch {state.epoch + 1}/{epochs}"
+                sent: tuple[torch.Tensor, Batch] | None = None
+                for batch in track(batches, total=steps - state.step, what=what):
+                    done = state.epoch * steps + state.step
+                    rate = recipe.rate(done / (epochs * steps))
                     for group in optimizer.param_groups:
-                        group["lr"] = rate
-                    with compute.autocast():
-                        logits = network(compute.send(images))
-                    loss = self.loss(logits, labels.to(compute.device))
+                        group["lr"] = rate * group["share"]
+                    # Dropout, too, is a function of seed and step.
+                    torch.manual_seed(hash((plan.options.seed, done, fabric.global_rank)))
+                    loss = self._learn(network, batch)
+                    driver.step()
                     optimizer.zero_grad(set_to_none=True)
-                    scaler.scale(loss).backward()
-                    scaler.step(optimizer)
-                    scaler.update()
+                    if averaged is not None:
+                        averaged.update(plain, done + 1)
+                    # The loss before this one is looked at while the device computes this one.
                     state = replace(
-                        state, step=state.step + 1, loss_sum=state.loss_sum + float(loss.detach())
+                        state, step=state.step + 1, loss_sum=state.loss_sum + _checked(sent, state)
                     )
-                    if interruption.asked or time.monotonic() - saved_at > SAVE_INTERVAL_S:
-                        checkpoint.save(network, optimizer, scaler, state)
+                    sent = loss, batch
+                    asked = self._anyone(interruption.asked)
+                    if asked or time.monotonic() - saved_at > SAVE_INTERVAL_S:
+                        state = replace(state, loss_sum=state.loss_sum + _checked(sent, state))
+                        sent = None
+                        save()
                         saved_at = time.monotonic()
-                        _stop_if_asked(interruption, state)
-                if not state.loss_sum < float("inf"):
-                    raise DataError(
-                        f"Cannot train: the loss is no number in epoch {state.epoch + 1}. "
-                        "Lower --learning-rate, or use --precision float32."
-                    )
+                        _stop_if_asked(asked, state)
+                state = replace(state, loss_sum=state.loss_sum + _checked(sent, state))
 
                 # Score the validation ground, and keep the best weights.
-                histogram = self._score(network, ground.scaling, self.validation_tiles)
-                threshold = histogram.best_threshold()
-                counts = histogram.counts(threshold)
+                with _weights_of(plain, averaged):
+                    histogram = self._score(plain, ground.scaling, plan.validation_tiles)
+                    threshold = histogram.best_threshold()
+                    counts = histogram.counts(threshold)
+                    f1 = _worst_if_undefined(counts.f1)
+                    if not plan.validation_tiles or f1 > state.best_f1:
+                        if self.is_first:
+                            checkpoint.save_best(plain.state_dict())
+                        state = replace(state, best_f1=f1, best_epoch=state.epoch + 1)
                 row = EpochRow(
-                    state.epoch + 1, state.loss_sum / steps, recipe.rate(state.epoch),
+                    state.epoch + 1, state.loss_sum / steps, recipe.rate(state.epoch / epochs),
                     counts.precision, counts.recall, counts.f1, threshold,
-                    round(time.monotonic() - begun, 2),
+                    round(time.monotonic() - begun, 2), round(batches.waited_s, 2),
                 )  # fmt: skip
-                if not self.validation_tiles or not counts.f1 <= state.best_f1:
-                    checkpoint.save_best(network)
-                    state = replace(
-                        state, best_f1=-1.0 if counts.f1 != counts.f1 else counts.f1,
-                        best_epoch=state.epoch + 1,
-                    )  # fmt: skip
                 state = replace(
                     state, epoch=state.epoch + 1, step=0, loss_sum=0.0,
                     history=(*state.history, row),
                 )  # fmt: skip
-                checkpoint.save(network, optimizer, scaler, state)
+                save()
                 saved_at = time.monotonic()
-                left = row.seconds * (recipe.epochs - state.epoch)
-                log.info("%s, %s left", row.text(recipe.epochs), duration(left))
-                if state.epoch < recipe.epochs:
-                    _stop_if_asked(interruption, state)
+                curves.add(row)
+                left = row.seconds * (epochs - state.epoch)
+                log.info("%s, %s left", row.text(epochs), duration(left))
+                if state.epoch < epochs:
+                    _stop_if_asked(self._anyone(interruption.asked), state)
 
         # Describe the best weights, and write them under their final name.
-        checkpoint.load_best(network)
-        validation = self._score(network, ground.scaling, self.validation_tiles)
-        card = self._card(out, network, ground, percentiles, state, validation)
-        checkpoint.write_history(out, state.history, state.best_epoch)
-        if card.pr_curve:
-            with whole_file(out.with_suffix(".pr.png"), overwrite=True) as path:
-                write_pr_curve(validation, card.threshold, path)
-        save_model(out, network, card, overwrite=overwrite)
+        fabric.barrier()
+        checkpoint.load_best(plain)
+        validation = self._score(plain, ground.scaling, plan.validation_tiles)
+        tested = plan.tiles("test")
+        test = self._score(plain, ground.scaling, tested) if tested else None
+        card = plan.card(
+            out.stem, plain, ground, percentiles, validation, test,
+            {
+                "weights": origin,
+                "epochs": len(state.history),
+                "best_epoch": state.best_epoch,
+                "compute": compute.text,
+                "processes": fabric.world_size,
+                "seconds": round(sum(row.seconds for row in state.history), 1),
+            },
+        )  # fmt: skip
+        if self.is_first:
+            self._write(out, plain, card, state, validation, overwrite=overwrite)
+        fabric.barrier()
         return card
 
-    def _measured(self, checkpoint: Checkpoint) -> Ranges:
-        """Percentiles of the ground, measured once: of whole scenes, and of tiles where none are.
-
-        Several scenes give the range that spans theirs.
-        """
-        if checkpoint.percentiles is not None:
-            return checkpoint.percentiles
-        stored = [{band: (low, high) for band, low, high in each.percentiles}
-                  for each in self.tile_sets]  # fmt: skip
-        found = {
-            band: (min(each[band][0] for each in stored), max(each[band][1] for each in stored))
-            for band in self.bands
-            if all(band in each for each in stored)
-        }
-        left = [band for band in self.bands if band not in found]
-        if left:
-            count = len(self.train_tiles)
-            tiles = track(self.train_tiles, total=count, what="Measuring the bands")
-            rasters = (tile_set.read(tile, left)[0] for tile_set, tile in tiles)
-            measured = measure_percentiles(rasters, left, count)
-            found |= {band: (low, high) for band, low, high in measured}
-        percentiles = tuple((band, *found[band]) for band in self.bands)
-        checkpoint.keep_percentiles(percentiles)
-        return percentiles
-
-    def _scaling(self, percentiles: Ranges) -> Scaling:
-        stretched = self.tile_sets[0].eight_bit
-        return scaling_of(percentiles, eight_bit=stretched, quantised=self.recipe.quantised)
-
-    def _units(self) -> tuple[str, ...]:
-        """Units of the bands; empty where a tile set does not know its own."""
-        first = self.tile_sets[0]
-        if not all(each.units for each in self.tile_sets):
-            return ()
-        stored = dict(zip(first.bands, first.units, strict=True))
-        return tuple(unit_of(band, stored) for band in self.bands)
-
-    def _first_network(self, scaling: Scaling) -> nn.Module:
-        torch.manual_seed(self.options.seed)
-        if self.options.start is None:
-            return build_model(self.options.model, len(scaling.ranges))
-        card, network = load_model(self.options.start)
-        if card.architecture != self.options.model or card.bands != tuple(self.bands):
-            raise ModelError(
-                f"Cannot start from {self.options.start}: it is a {card.architecture} of bands "
-                f"{', '.join(card.bands)}; asked is a {self.options.model} of "
-                f"{', '.join(self.bands)}. Name the same with --model and --use."
-            )
-        if card.hyperparameters.get("outputs", 1) != 1:
-            raise ModelError(
-                f"Cannot start from {self.options.start}: it has several outputs, and one is "
-                "trained. Start from a model that landslip trained."
-            )
-        return network
-
-    def _score(
-        self,
-        network: nn.Module,
-        scaling: Scaling,
-        tiles: Sequence[tuple[TileSet, Tile]],
-    ) -> ScoreHistogram:
-        network.eval()
-        return score_tiles(
-            network, tiles, scaling, self.compute, stride_px=self.entry.stride,
-            batch=self.recipe.batch,
+    def _batches(self, ground: TrainingGround, state: TrainState) -> Iterator[Batch]:
+        return ground.batches(
+            state.epoch, state.step, rank=self.fabric.global_rank, world=self.fabric.world_size,
+            workers=self.plan.options.workers or _default_workers(self.compute),
+            pinned=self.compute.device.type == "cuda",
         )  # fmt: skip
 
-    def _fingerprint(self) -> dict[str, Any]:
-        """What must be the same for unfinished work to be continued."""
-        options = self.options
-        return {
-            "model": options.model,
-            "recipe": asdict(self.recipe),
-            "bands": list(self.bands),
-            "crop": options.crop,
-            "seed": options.seed,
-            "start": None if options.start is None else str(options.start),
-            "precision": self.compute.precision,
-            "tiles": [tiles.sha256() for tiles in self.tile_sets],
-        }
+    def _learn(self, network: _FabricModule, batch: Batch) -> torch.Tensor:
+        """Gradients of one batch, in parts; returns its loss, which may still be computed."""
+        try:
+            return self._backward(network, batch, self.plan.options.accumulate)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            network.zero_grad(set_to_none=True)
+        # Outside the handler: the traceback holds on to what did not fit.
+        raise DataError(self._fitting(network, batch))
 
-    def _card(
+    def _backward(self, network: _FabricModule, batch: Batch, parts: int) -> torch.Tensor:
+        count = len(batch.images)
+        size = -(-count // parts)
+        total = torch.zeros((), device=self.compute.device)
+        for begin in range(0, count, size):
+            part = batch.part(begin, begin + size)
+            with self.fabric.no_backward_sync(network, enabled=begin + size < count):
+                logits = network(self.compute.send(part.images))
+                loss = self.loss(logits, self._moved(part.labels), self._moved(part.weights))
+                share = loss * (len(part.images) / count)
+                self.fabric.backward(share)
+            total += share.detach()
+        return total
+
+    @overload
+    def _moved(self, tensor: torch.Tensor) -> torch.Tensor: ...
+    @overload
+    def _moved(self, tensor: None) -> None: ...
+    def _moved(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
+        """On the device; copied meanwhile where its memory is pinned."""
+        return None if tensor is None else tensor.to(self.compute.device, non_blocking=True)
+
+    def _fitting(self, network: _FabricModule, batch: Batch) -> str:
+        """What to do where memory ran out, found by trying smaller parts."""
+        size = len(batch.images) // self.plan.options.accumulate
+        crop = batch.images.shape[-1]
+        while size > 1:
+            size //= 2
+            try:
+                self._backward(network, batch.part(0, size), 1)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            else:
+                parts = -(-self.recipe.batch // size)
+                return (
+                    f"Cannot train: a batch of {self.recipe.batch} samples of {crop} px does not "
+                    f"fit into the memory of {self.compute.text}; {size} at once do. Use "
+                    f"--accumulate {parts}, which takes the same steps in parts."
+                )
+        return (
+            f"Cannot train: not even one sample of {crop} px fits into the memory of "
+            f"{self.compute.text}. Use --crop {max(crop // 2, 32)}, or a smaller --model."
+        )
+
+    def _anyone(self, asked: bool) -> bool:
+        """True where any process was asked to stop: they must stop after the same step."""
+        if self.fabric.world_size == 1:
+            return asked
+        flag = torch.tensor(float(asked), device=self.compute.device)
+        self.fabric.all_reduce(flag, reduce_op="sum")  # in place
+        return bool(flag)
+
+    def _score(
+        self, network: nn.Module, scaling: Scaling, tiles: Sequence[tuple[TileSet, Tile]]
+    ) -> ScoreHistogram:
+        network.eval()
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        own = score_tiles(
+            network, tiles[rank::world], scaling, self.compute, stride_px=self.plan.entry.stride,
+            batch=self.recipe.batch,
+        )  # fmt: skip
+        return own if world == 1 else _summed(self.fabric, own)
+
+    def _write(
         self,
         out: Path,
         network: nn.Module,
-        ground: TrainingGround,
-        percentiles: Ranges,
+        card: ModelCard,
         state: TrainState,
         validation: ScoreHistogram,
-    ) -> ModelCard:
-        threshold = validation.best_threshold()
-        scores = {"validation": scores_of(validation.counts(threshold))}
-        test_tiles = self._tiles("test")
-        if test_tiles:
-            counts = self._score(network, ground.scaling, test_tiles).counts(threshold)
-            scores["test"] = scores_of(counts)
-            log.info(
-                "test ground: precision %.3f, recall %.3f, F1 %.3f at threshold %.2f",
-                counts.precision, counts.recall, counts.f1, threshold,
-            )  # fmt: skip
-        pixels = [tile.height * tile.width * tile.valid_share for _, tile in self.train_tiles]
-        landslides = [
-            n * tile.landslide_share for n, (_, tile) in zip(pixels, self.train_tiles, strict=True)
-        ]
-        return ModelCard(
-            name=out.stem,
-            architecture=self.options.model,
-            hyperparameters={"outputs": 1},
-            framework_version=torch.__version__,
-            total_parameters=parameter_count(network),
-            bands=tuple(self.bands),
-            scaling=ground.scaling.ranges,
-            # Of bands that are one value everywhere (8-bit, say) there is nothing to match.
-            percentiles=percentiles if all(low < high for _, low, high in percentiles) else (),
-            units=self._units(),
-            sensor=", ".join(sorted({each.sensor for each in self.tile_sets} - {""})),
-            quantised=ground.scaling.quantised,
-            pixel_size_m=self.tile_sets[0].pixel_size_m,
-            threshold=threshold,
-            pr_curve=tuple(
-                (round(cut, 4), round(counts.precision, 4), round(counts.recall, 4))
-                for cut, counts in validation.curve()
-                if counts.tp + counts.fp and counts.tp + counts.fn
-            ),
-            halo_px=self.entry.halo_px,
-            stride_px=self.entry.stride,
-            landslide_share=sum(landslides) / sum(pixels),
-            training={
-                "landslip": __version__,
-                "recipe": asdict(self.recipe),
-                "seed": self.options.seed,
-                "crop_px": ground.crop,
-                "epochs": len(state.history),
-                "best_epoch": state.best_epoch,
-                "compute": self.compute.text,
-                "tiles": {split: len(self._tiles(split)) for split in SPLITS},
-                "tile_sets": [
-                    {"sha256": tiles.sha256(), "sources": list(tiles.sources)}
-                    for tiles in self.tile_sets
-                ],
-                "started_from": None if self.options.start is None else str(self.options.start),
-            },
-            scores=scores,
-            licence=self.options.licence,
-        )  # fmt: skip
+        *,
+        overwrite: bool,
+    ) -> None:
+        write_history(out, state.history, state.best_epoch)
+        if card.pr_curve:
+            with whole_file(out.with_suffix(".pr.png"), overwrite=True) as path:
+                write_pr_curve(validation, card.threshold, path)
+        test = card.scores.get("test")
+        if test is not None:
+            log.info("test ground, at threshold %.2f: %s", card.threshold, _in_words(test))
+        save_model(out, network, card, overwrite=overwrite)
 
 
-def _stop_if_asked(interruption: Interruption, state: TrainState) -> None:
-    if interruption.asked:
+class _Timed:
+    """Batches, and how long they were waited for."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self.waited_s = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            begun = time.monotonic()
+            batch = next(self._batches, None)
+            self.waited_s += time.monotonic() - begun
+            if batch is None:
+                return
+            yield batch
+
+
+def _default_workers(compute: Compute) -> int:
+    """On a CPU the network needs the processors itself."""
+    threads = default_threads()
+    return max(1, threads // 4) if compute.device.type == "cpu" else min(threads, 12)
+
+
+def _checked(sent: tuple[torch.Tensor, Batch] | None, state: TrainState) -> float:
+    """The loss of a step that was sent to the device, once it is there; 0 for none.
+
+    Raises:
+        DataError: It is no number. What was saved before is still good.
+    """
+    if sent is None:
+        return 0.0
+    loss, batch = float(sent[0]), sent[1]
+    if math.isfinite(loss):
+        return loss
+    raise DataError(
+        f"Cannot train: the loss is {loss} in epoch {state.epoch + 1}, in the batch of tiles "
+        f"{', '.join(batch.tiles)}. What was saved before is kept: look at these tiles, lower "
+        "--learning-rate, or use --precision float32."
+    )
+
+
+def _worst_if_undefined(f1: float) -> float:
+    return -1.0 if math.isnan(f1) else f1
+
+
+def _is_exhausted(state: TrainState, recipe: Recipe) -> bool:
+    """True where validation has not become better for as long as the recipe waits."""
+    return bool(recipe.patience) and state.epoch - state.best_epoch >= recipe.patience
+
+
+@contextmanager
+def _weights_of(network: nn.Module, averaged: AveragedWeights | None) -> Iterator[None]:
+    """The network with its averaged weights, where there are any."""
+    if averaged is None:
+        yield
+        return
+    own = {key: value.clone() for key, value in network.state_dict().items()}
+    network.load_state_dict(averaged.values)
+    try:
+        yield
+    finally:
+        network.load_state_dict(own)
+
+
+def _summed(fabric: Fabric, own: ScoreHistogram) -> ScoreHistogram:
+    """The histograms of all processes, added."""
+    counts = torch.from_numpy(np.stack([own.landslide, own.background])).to(fabric.device)
+    fabric.all_reduce(counts, reduce_op="sum")  # in place
+    landslide, background = counts.cpu().numpy()
+    return ScoreHistogram(landslide, background)
+
+
+def _stop_if_asked(asked: bool, state: TrainState) -> None:
+    if asked:
         log.warning(
             "stopped in epoch %d at step %d: the same command continues",
             state.epoch + 1, state.step,
         )  # fmt: skip
-    interruption.stop_if_asked()
+        raise KeyboardInterrupt
 
 
-def scores_of(counts: Counts) -> dict[str, float | None]:
-    """Scores for the card; None where undefined."""
-    values = {
-        "precision": counts.precision,
-        "recall": counts.recall,
-        "f1": counts.f1,
-        "iou": counts.iou,
-    }
-    return {key: None if value != value else round(value, 6) for key, value in values.items()}
+def _in_words(scores: dict[str, float | None]) -> str:
+    return ", ".join(
+        f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in scores.items()
+    )
 
 
 def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    groups = groups_of_parameters(network, encoder_of(network), recipe.encoder_rate)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
-            network.parameters(), recipe.learning_rate, recipe.momentum,
-            weight_decay=recipe.weight_decay,
-        )  # fmt: skip
+            groups, recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay
+        )
     return torch.optim.AdamW(
-        network.parameters(), recipe.learning_rate, (recipe.momentum, 0.999),
-        weight_decay=recipe.weight_decay,
-    )  # fmt: skip
+        groups, recipe.learning_rate, (recipe.momentum, 0.999), weight_decay=recipe.weight_decay
+    )

@@ -15,7 +15,7 @@ from landslip.prepare.pictures import outlined, reduced, scene_axes, write_figur
 def write_quicklook(
     path: Path, scene: Scene, bands: Sequence[str], polygons: Any, title: str
 ) -> None:
-    """Draw mapped landslides on the first three bands of the model."""
+    """Draw mapped landslides on the first three of `bands`."""
     view = reduced(scene, bands=tuple(bands)[: 3 if len(bands) >= 3 else 1])
     figure, axes, handles = scene_axes(scene, view, title)
     handles.append(outlined(axes, np.asarray(polygons), scene.grid, "landslides", "#ffe600"))

@@ -29,12 +29,10 @@ from landslip.geo.probability import TOP_CODE, UNKNOWN_CODE, encode
 from landslip.geo.progress import duration, track
 from landslip.geo.raster import (
     FileScene,
-    Raster,
     Scene,
     create_raster,
     fingerprint,
     rasterio_window,
-    read_reflected,
 )
 from landslip.geo.scene import (
     NODATA,
@@ -49,6 +47,7 @@ from landslip.geo.windows import cover
 from landslip.learn.card import ModelCard, load_model
 from landslip.learn.device import Compute
 from landslip.learn.predict import probabilities
+from landslip.learn.radiometry import choose_scaling
 from landslip.mapping.attributes import frame_crs, with_attributes
 from landslip.mapping.outlines import (
     Strip,
@@ -59,9 +58,8 @@ from landslip.mapping.outlines import (
     strip_windows,
     to_crs,
 )
-from landslip.mapping.radiometry import choose_scaling
-from landslip.prepare.scaling import Scaling
-from landslip.prepare.tiles import PIXEL_SIZE_RATIOS
+from landslip.prepare.scaling import Scaling, bands_at_hand, read_inputs
+from landslip.prepare.tile_set import PIXEL_SIZE_RATIOS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -137,7 +135,7 @@ def map_scene(
 
     Raises:
         ModelError: The model cannot be used.
-        BandError: The scene lacks a band of the model.
+        BandError: The scene lacks a band that the model needs.
         DataError: The pixel size does not fit, or nothing is usable.
         OutputError: `out` exists, or cannot be written.
     """
@@ -148,7 +146,7 @@ def map_scene(
     require_outline(options.outline)
     opened = as_scene(scene)
     card, network = load_model(model)
-    _require_fitting(opened, card)
+    missing = _require_fitting(opened, card)
     threshold = card.threshold if options.threshold is None else options.threshold
     if not 0 < threshold <= 1:
         raise DataError(f"Cannot map at threshold {threshold:g}: it must lie between 0 and 1.")
@@ -179,7 +177,7 @@ def map_scene(
         from landslip.mapping.pictures import write_quicklook
 
         title = f"{len(frame)} landslides by {card.name} at {threshold:.2f}"
-        write_quicklook(folder / "quicklook.png", opened, card.bands, frame.geometry, title)
+        write_quicklook(folder / "quicklook.png", opened, _needed(card), frame.geometry, title)
         seconds = time.monotonic() - begun
         summary = MapResult(
             out, len(frame), float(frame["area_m2"].sum()),
@@ -187,6 +185,7 @@ def map_scene(
         )  # fmt: skip
         record = _run_record(opened, model, card, compute, options, summary)
         record["scaling"] = chosen.record()
+        record["missing_bands"] = missing
         (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     log.info(
         "%s: %d landslides, %.0f m2, on %.3f km2 of observed ground in %s",
@@ -195,13 +194,20 @@ def map_scene(
     return summary
 
 
-def _require_fitting(scene: Scene, card: ModelCard) -> None:
+def _needed(card: ModelCard) -> list[str]:
+    """Bands without which the model cannot map."""
+    return [band for band in card.bands if band not in card.optional_bands]
+
+
+def _require_fitting(scene: Scene, card: ModelCard) -> list[str]:
+    """Raise where the model cannot map the scene; returns optional bands that it lacks."""
+    needed = _needed(card)
     try:
-        sources_of(card.bands, scene.bands)
+        sources_of(needed, scene.bands)
     except BandError as error:
-        missing = [band for band in card.bands if band not in scene.bands]
+        missing = [band for band in needed if band not in scene.bands]
         raise BandError(
-            f"Cannot map: the model needs bands {', '.join(card.bands)}; the scene names "
+            f"Cannot map: the model needs bands {', '.join(needed)}; the scene names "
             f"{', '.join(scene.bands)} ({', '.join(missing)} missing). Name its bands with "
             "--bands, add files with --add, --dem or --pre, or choose another model."
         ) from error
@@ -213,6 +219,11 @@ def _require_fitting(scene: Scene, card: ModelCard) -> None:
             f"learnt on {card.pixel_size_m:.3g} m. Resample with --pixel-size "
             f"{card.pixel_size_m:.3g}, or train on this pixel size."
         )
+    at_hand = bands_at_hand(card.bands, scene.bands, card.optional_bands)
+    lacking = [band for band in card.bands if band not in at_hand]
+    if lacking:
+        log.warning("the scene lacks optional bands: mapped without %s", ", ".join(lacking))
+    return lacking
 
 
 def _write_probability(
@@ -281,7 +292,7 @@ def mapped_windows(
     core = -(-min(core_px, longest) // stride) * stride
     windows = list(cover(scene.grid, core))
 
-    def read(window: Window) -> tuple[Raster | None, NDArray[np.uint8]]:
+    def read(window: Window) -> tuple[NDArray[np.float32] | None, NDArray[np.uint8]]:
         codes = (
             scene.excluded(window)
             if isinstance(scene, StackedScene)
@@ -290,22 +301,22 @@ def mapped_windows(
         if not (codes == OBSERVED).any():
             return None, codes
         around = Window(window.row, window.col, core, core).grown(halo)
-        raster = read_reflected(scene, around, card.bands)
-        valid = raster.valid[window.relative_to(around).slices]
+        image, valid = read_inputs(scene, around, scaling, card.optional_bands)
+        valid = valid[window.relative_to(around).slices]
         codes[(codes == OBSERVED) & ~valid] = NODATA
-        return (raster if valid.any() else None), codes
+        return (image if valid.any() else None), codes
 
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
         coming = reader.submit(read, windows[0])
         for number, window in enumerate(track(windows, total=len(windows), what="Mapping")):
-            raster, codes = coming.result()
+            image, codes = coming.result()
             if number + 1 < len(windows):
                 coming = reader.submit(read, windows[number + 1])
             shape = window.height, window.width
-            if raster is None:
+            if image is None:
                 yield window, np.zeros(shape, dtype=np.float32), codes
                 continue
-            scores = probabilities(network, scaling.apply(raster)[None], compute, stride)[0]
+            scores = probabilities(network, image[None], compute, stride)[0]
             yield window, scores[halo : halo + shape[0], halo : halo + shape[1]], codes
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from landslip.prepare.tiles import Tile
+    from landslip.prepare.tile_set import Tile
 
 PICTURE_PX = 1600
 """Longest side of the picture (px)."""

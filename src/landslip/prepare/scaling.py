@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landslip.geo.bands import OF_THE_BANDS, sources_of, unit_of_index
-from landslip.geo.errors import DataError
+from landslip.geo.errors import BandError, DataError
 from landslip.geo.grid import Grid, Window
 from landslip.geo.output import refuse_existing
 from landslip.geo.progress import track
-from landslip.geo.raster import DIGITAL, SENSOR_TAG, Raster, Scene, derive
+from landslip.geo.raster import DIGITAL, SENSOR_TAG, Raster, Scene, derive, read_reflected
 from landslip.geo.scene import StackedScene
 from landslip.geo.windows import cover, spread
 from landslip.geo.writing import write_scene
@@ -30,9 +30,17 @@ EIGHT_BIT = (0.0, 255.0)
 """Range of bands that were stretched to 8 bit already."""
 ABSOLUTE_UNITS = frozenset({"m", "deg"})
 """Units that no sensor and no light changes."""
+FILLER = 0.5
+"""What a network is shown of an optional band where the band is not known, in scaled values.
+
+The middle of the range says "not known": 0 and 1 are what the darkest and the brightest ground look
+like, and ground that is not valid is 0 in all bands.
+"""
 
 Ranges = tuple[tuple[str, float, float], ...]
 """(band, low, high), in the order of a model or a scene."""
+Pixels = dict[str, NDArray[np.float32]]
+"""A sample of the valid pixels of every band, shape (N,) each; N may differ between bands."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,11 @@ class Scaling:
     quantised: bool = False
     """True: rounded to 256 levels, as the paper's 8-bit images are."""
 
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands, in order."""
+        return tuple(band for band, _, _ in self.ranges)
+
     def apply(self, raster: Raster) -> NDArray[np.float32]:
         """Scale the bands of `ranges`, in that order: shape (C, H, W), 0 where not valid."""
         chosen = [raster.bands.index(band) for band, _, _ in self.ranges]
@@ -54,6 +67,26 @@ class Scaling:
             scaled = np.rint(scaled * 255) / np.float32(255)
         scaled[:, ~raster.valid] = 0
         return np.ascontiguousarray(scaled, dtype=np.float32)
+
+    def apply_all(self, rasters: Sequence[Raster]) -> NDArray[np.float32]:
+        """Scale bands of several rasters of the same pixels; what none of them knows is FILLER.
+
+        Args:
+            rasters: First the required bands, then optional ones, each on its own validity.
+
+        Returns:
+            Shape (C, H, W), in the order of `ranges`; 0 where the first raster is not valid.
+        """
+        required = rasters[0]
+        if set(self.bands) <= set(required.bands):
+            return self.apply(required)
+        image = np.full((len(self.ranges), *required.valid.shape), FILLER, dtype=np.float32)
+        for raster in rasters:
+            chosen = [number for number, band in enumerate(self.bands) if band in raster.bands]
+            part = Scaling(tuple(self.ranges[number] for number in chosen), self.quantised)
+            image[chosen] = np.where(raster.valid, part.apply(raster), np.float32(FILLER))
+        image[:, ~required.valid] = 0
+        return image
 
     def matched(self, learnt: Ranges, found: Ranges) -> Scaling:
         """The scaling that shows a scene as the model's ground was shown.
@@ -109,40 +142,58 @@ def measure_percentiles(rasters: Iterable[Raster], bands: Sequence[str], count: 
     Raises:
         DataError: No pixel is valid.
     """
-    pooled = pooled_pixels(rasters, count)
-    if pooled.size == 0:
+    pixels = pooled_pixels(rasters, bands, count)
+    if not all(values.size for values in pixels.values()):
         raise DataError("Cannot scale the bands: the ground has no valid pixel.")
-    return percentiles_of(pooled, bands)
+    return percentiles_of(pixels)
 
 
-def percentiles_of(pixels: NDArray[np.float32], bands: Sequence[str]) -> Ranges:
-    """Percentiles 0.5 and 99.5 of pixels, shape (C, N)."""
-    low, high = np.percentile(pixels, [LOW_PERCENTILE, HIGH_PERCENTILE], axis=1)
-    return tuple(
-        (band, float(first), float(last))
-        for band, first, last in zip(bands, low, high, strict=True)
-    )
+def percentiles_of(pixels: Pixels) -> Ranges:
+    """Percentiles 0.5 and 99.5 of every band."""
+    ranges = []
+    for band, values in pixels.items():
+        low, high = np.percentile(values, [LOW_PERCENTILE, HIGH_PERCENTILE])
+        ranges.append((band, float(low), float(high)))
+    return tuple(ranges)
 
 
-def pooled_pixels(rasters: Iterable[Raster], count: int) -> NDArray[np.float32]:
-    """A systematic sample of the valid pixels of `count` rasters, shape (C, N)."""
+def pooled_pixels(rasters: Iterable[Raster], bands: Sequence[str], count: int) -> Pixels:
+    """A systematic sample of the valid pixels of rasters, which may hold some of `bands` each.
+
+    Args:
+        rasters: Ground.
+        bands: Bands in the order wanted.
+        count: How many pieces of ground they are of, to sample evenly.
+    """
     quota = max(SAMPLE_PIXELS // max(count, 1), 1000)
-    samples = []
+    samples: dict[str, list[NDArray[np.float32]]] = {band: [] for band in bands}
     for raster in rasters:
         pixels = raster.values[:, raster.valid]
         # By all pixels, not by the valid ones: else ground beside cloud would weigh more.
         step = -(-raster.valid.size // quota)
-        samples.append(pixels[:, ::step].astype(np.float32))
-    return np.concatenate(samples, axis=1) if samples else np.zeros((0, 0), dtype=np.float32)
+        for band, values in zip(raster.bands, pixels[:, ::step].astype(np.float32), strict=True):
+            samples[band].append(values)
+    return {
+        band: np.concatenate(values) if values else np.zeros(0, dtype=np.float32)
+        for band, values in samples.items()
+    }
 
 
-def sampled_pixels(scene: Scene, bands: Sequence[str]) -> NDArray[np.float32]:
-    """A sample of the usable ground of a whole scene, shape (C, N): see `measure_scene`."""
+def sampled_pixels(scene: Scene, bands: Sequence[str], optional: Sequence[str] = ()) -> Pixels:
+    """A sample of the usable ground of a whole scene: see `measure_scene`.
+
+    Of bands that are optional, those that the scene has are sampled, on their own validity.
+    """
     whole = scene.whole() if isinstance(scene, StackedScene) else scene
+    chosen = bands_at_hand(bands, whole.bands, optional)
     windows = spread(list(cover(whole.grid, SAMPLE_PX)), SAMPLE_WINDOWS)
-    read = (whole.read(window, bands) for window in windows)
     count = len(windows)
-    return pooled_pixels(track(read, total=count, what="Measuring the bands"), count)
+    rasters = (
+        raster
+        for window in track(windows, total=count, what="Measuring the bands")
+        for raster in read_apart(whole, window, chosen, optional)
+    )
+    return pooled_pixels(rasters, chosen, count)
 
 
 def measure_scene(scene: Scene, bands: Sequence[str]) -> Ranges:
@@ -156,12 +207,74 @@ def measure_scene(scene: Scene, bands: Sequence[str]) -> Ranges:
         DataError: No pixel is usable.
     """
     pixels = sampled_pixels(scene, bands)
-    if pixels.size == 0:
+    if not all(values.size for values in pixels.values()):
         raise DataError(
             "Cannot scale the bands: no pixel of the scene is usable. Check nodata and --unusable "
             "with landslip check."
         )
-    return percentiles_of(pixels, bands)
+    return percentiles_of(pixels)
+
+
+def bands_at_hand(
+    wanted: Sequence[str], available: Sequence[str], optional: Sequence[str]
+) -> tuple[str, ...]:
+    """The bands and indices wanted, without optional ones that `available` cannot give."""
+    return tuple(band for band in wanted if band not in optional or _is_given(band, available))
+
+
+def _is_given(band: str, available: Sequence[str]) -> bool:
+    try:
+        sources_of([band], available)
+    except BandError:
+        return False
+    return True
+
+
+def read_apart(
+    scene: Scene, window: Window, bands: Sequence[str], optional: Sequence[str]
+) -> list[Raster]:
+    """Read required bands, and optional ones so that none takes away ground from another.
+
+    Args:
+        scene: Scene that has all of `bands`.
+        window: May reach beyond the scene; what lies outside is mirrored from inside.
+        bands: Bands to read.
+        optional: Names of those that may have no data where others have.
+
+    Returns:
+        A raster of the required bands; one more of all optional ones where these are valid
+        wherever the required ones are, else one for each.
+    """
+    required = read_reflected(scene, window, [band for band in bands if band not in optional])
+    others = [band for band in bands if band in optional]
+    if not others:
+        return [required]
+    together = read_reflected(scene, window, others)
+    if len(others) == 1 or (together.valid | ~required.valid).all():
+        return [required, together]
+    return [required, *(read_reflected(scene, window, [band]) for band in others)]
+
+
+def read_inputs(
+    scene: Scene, window: Window, scaling: Scaling, optional: Sequence[str] = ()
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """What a network is shown of a window.
+
+    Args:
+        scene: Scene with all bands of `scaling` but, maybe, optional ones.
+        window: May reach beyond the scene; what lies outside is mirrored from inside.
+        scaling: Of all bands of the network.
+        optional: Bands without which the network works: FILLER where they are missing.
+
+    Returns:
+        Scaled image (C, H, W), 0 where not valid; valid (H, W), where the required bands are.
+
+    Raises:
+        BandError: The scene lacks a band that is not optional.
+    """
+    bands = bands_at_hand(scaling.bands, scene.bands, optional)
+    rasters = read_apart(scene, window, bands, optional)
+    return scaling.apply_all(rasters), rasters[0].valid
 
 
 def units_of(scene: Scene, bands: Sequence[str]) -> tuple[str, ...]:

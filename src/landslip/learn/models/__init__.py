@@ -10,7 +10,7 @@ from functools import partial
 from torch import nn
 
 from landslip.geo.errors import UsageError
-from landslip.learn.models.library import STRIDE, build_library_model
+from landslip.learn.models.library import STRIDE, AnySize, build_library_model, library_parts
 from landslip.learn.models.resunet import ResUNet, ResUNetTable1
 from landslip.learn.models.unet import UNet
 
@@ -61,6 +61,9 @@ MODELS: dict[str, ModelEntry] = {
 }
 """Name -> model."""
 
+DEFAULT_MODEL = "library:unet/resnet34"
+"""What is trained where nobody names a model."""
+
 
 def model_entry(name: str) -> ModelEntry:
     """Look up a model: a name of `MODELS`, or "library:ARCH/ENCODER".
@@ -72,13 +75,13 @@ def model_entry(name: str) -> ModelEntry:
     """
     if name in MODELS:
         return MODELS[name]
-    kind, _, rest = name.partition(":")
-    architecture, _, encoder = rest.partition("/")
-    if kind != "library" or not architecture or not encoder:
+    parts = library_parts(name)
+    if parts is None:
         raise UsageError(
             f"Cannot find model '{name}'. "
             f"Choose one of {', '.join(MODELS)}, or library:ARCH/ENCODER."
         )
+    architecture, encoder = parts
     return ModelEntry(
         build=partial(build_library_model, architecture, encoder),
         stride=STRIDE,
@@ -103,7 +106,6 @@ def build_model(
 
     Raises:
         UsageError: There is no such model, or it cannot be built like this.
-        MissingExtraError: A library model is asked for and the library is not installed.
     """
     entry = model_entry(name)
     if bands < 1 or outputs < 1:
@@ -119,3 +121,10 @@ def build_model(
             "Leave it out."
         )
     return ResUNet(bands, outputs, align_corners=True)
+
+
+def encoder_of(network: nn.Module) -> nn.Module | None:
+    """The part of a network that others train on other pictures; None where it has none."""
+    if isinstance(network, AnySize):
+        return network.network.get_submodule("encoder")
+    return network.encoder if isinstance(network, ResUNet | ResUNetTable1) else None

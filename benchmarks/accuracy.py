@@ -1,0 +1,194 @@
+"""How well networks and recipes do on ground that they have not seen.
+
+Needs the data folder named by LANDSLIP_DATA. A run is a data set, a network, a recipe with its
+changed settings, and a seed. Finished runs are kept in `experiments/accuracy.json` and never
+repeated; a run that was stopped goes on. Settings are chosen by the scores on validation; those on
+test, which `table` shows, are for the report.
+
+    python benchmarks/accuracy.py run bijie --model resunet --recipe paper --set epochs=20
+    python benchmarks/accuracy.py run landslide4sense --set epochs=15 --set ema=0 --name no-ema
+    python benchmarks/accuracy.py table
+    python benchmarks/accuracy.py choose landslide4sense
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import logging
+import math
+import os
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import landslip
+from landslip.learn.models import DEFAULT_MODEL
+
+RESULTS = Path("experiments/accuracy.json")
+WORK = Path("local/accuracy")
+FOLDERS = {"bijie": 0.8, "landslide4sense": 10.0}
+"""Data sets that are pictures and masks, with their pixel size (m)."""
+DATA_SETS = (*FOLDERS, "tianshui")
+RISING = 0.01
+"""Gain in validation F1 over the last fifth above which a run was given too little."""
+SCORES = ("precision", "recall", "f1", "iou")
+Record = dict[str, Any]
+
+
+def tiles_of(name: str) -> Path:
+    """The tile set of a data set, made once."""
+    tiles, data = WORK / "tiles" / name, Path(os.environ["LANDSLIP_DATA"]) / name
+    if tiles.exists():
+        return tiles
+    tiles.parent.mkdir(parents=True, exist_ok=True)
+    if name in FOLDERS:
+        landslip.tiles_from_folder(
+            data, tiles, bands=["red", "green", "blue"], pixel_size_m=FOLDERS[name]
+        )
+    else:
+        options = landslip.TileOptions(size=600, stride=100, split="columns:3600,4200")
+        scene, inventory = data / "scene.tif", data / "landslides.gpkg"
+        landslip.make_tiles(scene, inventory, tiles, options=options)
+    return tiles
+
+
+def settings_of(recipe: str, changed: dict[str, str]) -> landslip.Recipe:
+    """A recipe; the paper's drops follow its budget: three rates, as long as each other."""
+    if recipe == "paper" and "epochs" in changed and "drop_every" not in changed:
+        changed = {**changed, "drop_every": str(-(-int(changed["epochs"]) // 3))}
+    return landslip.recipe_named(recipe, changed)
+
+
+def run(data: str, model: str, recipe: str, changed: dict[str, str], seed: int, name: str) -> None:
+    """Train and score, or say that it was done."""
+    words = [data, model.replace("/", "-").replace(":", "-"), name or recipe, f"seed{seed}"]
+    key = "_".join([*words[:3], *(f"{k}={v}" for k, v in sorted(changed.items())), words[3]])
+    if key in read_results():
+        print(f"{key} is in {RESULTS}")
+        return
+    out = WORK / f"{key}.safetensors"
+    options = landslip.TrainOptions(model=model, recipe=settings_of(recipe, changed), seed=seed)
+    if not out.exists():
+        landslip.train_model([tiles_of(data)], out, options=options)
+    keep(key, record_of(out, data, name or recipe, changed, seed))
+
+
+def record_of(out: Path, data: str, name: str, changed: dict[str, str], seed: int) -> Record:
+    """What a finished model tells, with its history."""
+    card = landslip.load_card(out)
+    with out.with_suffix(".history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    validation = [round(float(row["f1"]), 4) for row in rows]
+    return {
+        "data": data,
+        "model": card.architecture,
+        "recipe": name,
+        "changed": changed,
+        "settings": card.training["recipe"],
+        "seed": seed,
+        "parameters": card.total_parameters,
+        "epochs": len(rows),
+        "best_epoch": card.training["best_epoch"],
+        "seconds": round(sum(float(row["seconds"]) for row in rows), 1),
+        "compute": card.training["compute"],
+        "threshold": round(card.threshold, 4),
+        "validation": card.scores["validation"],
+        "test": card.scores["test"],
+        "validation_f1": validation,
+        "gain_of_last_fifth": gain_of_last_fifth(validation),
+        "landslip": landslip.__version__,
+    }
+
+
+def gain_of_last_fifth(scores: list[float]) -> float:
+    """How much the best score rose in the last fifth of the epochs."""
+    cut = len(scores) - max(len(scores) // 5, 1)
+    before = max((score for score in scores[:cut] if not math.isnan(score)), default=0.0)
+    after = max((score for score in scores[cut:] if not math.isnan(score)), default=0.0)
+    return round(max(after - before, 0.0), 4)
+
+
+def read_results() -> dict[str, Record]:
+    """Finished runs by name."""
+    kept: dict[str, Record] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    return kept
+
+
+def keep(key: str, record: Record) -> None:
+    """Add a finished run."""
+    results = read_results() | {key: record}
+    RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    print(json.dumps({key: {k: v for k, v in record.items() if k != "settings"}}, indent=1))
+
+
+def grouped() -> dict[tuple[str, str, str, str], list[Record]]:
+    """Runs that differ in their seed alone."""
+    groups: dict[tuple[str, str, str, str], list[Record]] = defaultdict(list)
+    for record in read_results().values():
+        changed = ", ".join(f"{key} {value}" for key, value in sorted(record["changed"].items()))
+        groups[record["data"], record["model"], record["recipe"], changed].append(record)
+    return groups
+
+
+def spread(values: list[float]) -> str:
+    """The mean, and the half range where there are several."""
+    mean = statistics.fmean(values)
+    return f"{mean:.3f}" + (f" ±{(max(values) - min(values)) / 2:.3f}" if len(values) > 1 else "")
+
+
+def print_table(split: str, data: str | None) -> None:
+    """A line a group: scores with mean and spread over seeds."""
+    print(f"| data | network | recipe | changed | seeds | time (s) | parameters | validation F1 | "
+          f"{split} precision | recall | F1 | IoU | still rising |")  # fmt: skip
+    print("|" + "---|" * 13)
+    for (name, model, recipe, changed), records in sorted(grouped().items()):
+        if data not in (None, name):
+            continue
+        scores = [
+            spread([record[split][key] if record[split][key] is not None else 0.0
+                    for record in records])
+            for key in SCORES
+        ]  # fmt: skip
+        cells = [
+            name, f"`{model}`", recipe, changed, str(len(records)),
+            f"{statistics.fmean([record['seconds'] for record in records]):.0f}",
+            f"{records[0]['parameters'] / 1e6:.1f} M",
+            spread([record["validation"]["f1"] or 0.0 for record in records]),
+            *scores,
+            "yes" if any(record["gain_of_last_fifth"] > RISING for record in records) else "no",
+        ]  # fmt: skip
+        print("| " + " | ".join(cells) + " |")
+
+
+def main() -> None:
+    """Run one, or print what was run."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    one = verbs.add_parser("run", help="train and score one")
+    one.add_argument("data", choices=DATA_SETS)
+    one.add_argument("--model", default=DEFAULT_MODEL)
+    one.add_argument("--recipe", default="modern")
+    one.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--name", default="", help="name of the changed recipe")
+    table = verbs.add_parser("table", help="scores on test")
+    choose = verbs.add_parser("choose", help="scores on validation")
+    for each in (table, choose):
+        each.add_argument("data", nargs="?", choices=DATA_SETS)
+    asked = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    logging.getLogger("landslip").setLevel(logging.INFO)
+    if asked.verb == "run":
+        changed = dict(item.split("=", 1) for item in asked.set)
+        run(asked.data, asked.model, asked.recipe, changed, asked.seed, asked.name)
+    else:
+        print_table("test" if asked.verb == "table" else "validation", asked.data)
+
+
+if __name__ == "__main__":
+    main()
