@@ -51,7 +51,7 @@ $(PYTHON): | $(UV)
 
 $(READY): pyproject.toml constraints.txt | $(PYTHON)
 	@echo "On Linux the set-up takes 3 GB (torch with CUDA); UV_TORCH_BACKEND=cpu make ... far less."
-	$(UV) pip install --python $(PYTHON) --compile-bytecode --editable ".[library]" --group dev $(VERSIONS)
+	$(UV) pip install --python $(PYTHON) --compile-bytecode --editable ".[tensorboard]" --group dev $(VERSIONS)
 	@touch $(READY)
 
 # The oldest Python, so that the versions serve all of them.
@@ -59,7 +59,7 @@ $(READY): pyproject.toml constraints.txt | $(PYTHON)
 pins:
 	python3 -m pip install --quiet --upgrade --target .tools uv
 	$(UV) venv --quiet --clear --python 3.11 .venv
-	$(UV) pip install --python $(PYTHON) --editable ".[library]" --group dev
+	$(UV) pip install --python $(PYTHON) --editable ".[tensorboard]" --group dev
 	grep '^#' constraints.txt > .venv/pins
 	$(UV) pip freeze --python $(PYTHON) --exclude-editable | sed 's/+.*//' \
 	  | grep -vE '^(nvidia-|cuda-|triton=)' >> .venv/pins

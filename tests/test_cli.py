@@ -163,7 +163,7 @@ def test_without_a_verb_there_is_help() -> None:
         ["train", "tiles", "--learning-rate", "0"],
         ["train", "tiles", "--learning-rate", "nan"],
         ["train", "tiles", "--weight-decay", "-1"],
-        ["train", "tiles", "--drop-every", "0"],
+        ["train", "tiles", "--recipe", "paper", "--drop-every", "0"],
         ["train", "tiles", "--crop", "-4"],
         ["train", "tiles", "--seed", "-1"],
         ["evaluate"],

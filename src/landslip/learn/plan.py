@@ -95,7 +95,16 @@ class TrainingPlan:
         self.entry = model_entry(self.model)
         require_known(options, self.recipe)
         wanted = options.bands or (known.bands if known else None)
-        require_alike(self.tile_sets, wanted)
+        try:
+            require_alike(self.tile_sets, wanted)
+        except BandError as error:
+            if known is None or options.bands is not None:
+                raise
+            raise BandError(
+                f"Cannot start from {options.start}: it needs bands {', '.join(known.bands)}, the "
+                f"tiles hold {', '.join(self.tile_sets[0].bands)}. Use tiles with those bands, or "
+                "train anew."
+            ) from error
         self.bands = tuple(wanted or self.tile_sets[0].bands)
         self.optional = options.optional or (known.optional_bands if known else ())
         unknown = [band for band in self.optional if band not in self.bands]

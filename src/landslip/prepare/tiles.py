@@ -155,7 +155,7 @@ def make_tiles(
             write_tile(folder, tile.name, raster, labels, ground.hard(tile))
             tiles.append(tile)
         require_labelled(tiles, str(inventory))
-        made = _tile_set(TileFiles(folder, opened.bands), tiles, opened, drawn)
+        made = _tile_set(TileFiles(folder, opened.bands), tiles, ground, drawn)
         write_index(made, opened.grid)
         from landslip.prepare.pictures import write_split_picture
 
@@ -197,7 +197,7 @@ def tiles_of_scene(
     ground = SceneTiles(opened, drawn.laid_over(opened.grid))
     tiles = [tile for tile, _, _ in _cut(ground, options or TileOptions())]
     require_labelled(tiles, str(inventory))
-    made = _tile_set(ground, tiles, opened, drawn)
+    made = _tile_set(ground, tiles, ground, drawn)
     log.info("%s: %s", made.folder, made.summary())
     return made
 
@@ -217,7 +217,10 @@ def _cut(ground: SceneTiles, options: TileOptions) -> Iterator[Cut]:
         yield tile, raster, labels
 
 
-def _tile_set(reader: TileReader, tiles: Sequence[Tile], scene: Scene, drawn: _Drawn) -> TileSet:
+def _tile_set(
+    reader: TileReader, tiles: Sequence[Tile], ground: SceneTiles, drawn: _Drawn
+) -> TileSet:
+    scene = ground.scene
     crs = scene.grid.crs
     return TileSet(
         reader=reader,
@@ -225,7 +228,7 @@ def _tile_set(reader: TileReader, tiles: Sequence[Tile], scene: Scene, drawn: _D
         bands=scene.bands,
         pixel_size_m=scene.grid.pixel_size_m,
         crs="" if crs is None else crs.to_string(),
-        dtype=reader.read(tiles[0], scene.bands)[0].values.dtype.name,
+        dtype=ground.read(tiles[0], scene.bands)[0].values.dtype.name,
         sources=(*source_records(scene), *drawn.records()),
         percentiles=measure_scene(scene, scene.bands),
         units=units_of(scene, scene.bands),

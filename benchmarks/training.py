@@ -1,0 +1,131 @@
+"""What a step of training costs, beside a plain float32 loop as in the paper authors' code.
+
+Needs the data folder named by LANDSLIP_DATA. Both loops train `resunet` with the recipe `paper` on
+the 600 px tiles of the Tianshui strip; they take turns step by step, so that a busy machine is busy
+for both. The plain loop reads a batch, computes it in float32 in the usual memory order, and reads
+the next one.
+
+    python benchmarks/training.py --steps 7 --batch 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import landslip
+from accuracy import tiles_of
+from landslip.learn.batches import Batch, TrainingGround, default_cache_bytes
+from landslip.learn.device import Compute
+from landslip.learn.losses import bce
+from landslip.learn.models import build_model
+from landslip.learn.train import _default_workers
+from landslip.prepare.scaling import Scaling
+from landslip.prepare.tile_set import TileSet
+
+RESULTS = Path("experiments/training.json")
+
+
+def sgd(network: torch.nn.Module) -> torch.optim.SGD:
+    """The paper's optimizer."""
+    return torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9, weight_decay=5e-5)
+
+
+def plain_loop(tiles: TileSet, batch: int) -> Callable[[], None]:
+    """One step: read, divide by 255, forward, sigmoid and BCE, backward, step."""
+    network = build_model("resunet", 3).train()
+    optimizer = sgd(network)
+    chosen = iter(tiles.of("train") * 100)
+
+    def step() -> None:
+        images, labels = [], []
+        for _ in range(batch):
+            raster, truth = tiles.read(next(chosen))
+            images.append(raster.values.astype(np.float32) / 255)
+            labels.append(truth.astype(np.float32))
+        optimizer.zero_grad()
+        scores = network(torch.from_numpy(np.stack(images))).sigmoid()[:, 0]
+        loss = torch.nn.functional.binary_cross_entropy(scores, torch.from_numpy(np.stack(labels)))
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    return step
+
+
+def our_loop(tiles: TileSet, batch: int, compute: Compute) -> Callable[[], None]:
+    """One step of `landslip train`, without what an epoch needs."""
+    network = compute.place(build_model("resunet", 3)).train()
+    optimizer = sgd(network)
+    ground = TrainingGround(
+        tiles=tuple((tiles, tile) for tile in tiles.of("train")),
+        scaling=Scaling(tuple((band, 0.0, 255.0) for band in tiles.bands)),
+        crop=600,
+        recipe=landslip.recipe_named("paper", {"batch": batch}),
+        seed=0,
+        cache_bytes=default_cache_bytes(),
+    )
+
+    def endless() -> Iterator[Batch]:
+        for epoch in range(10_000):
+            yield from ground.batches(epoch, workers=_default_workers(compute))
+
+    coming = endless()
+
+    def step() -> None:
+        samples = next(coming)
+        with compute.autocast():
+            logits = network(compute.send(samples.images))
+        loss = bce(logits, samples.labels.to(compute.device))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    return step
+
+
+def main() -> None:
+    """Time both loops in turns and keep the medians."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=1)
+    asked = parser.parse_args()
+    tiles = TileSet.open(tiles_of("tianshui"))
+    compute = Compute.choose()
+    loops = {
+        "plain": plain_loop(tiles, asked.batch),
+        "landslip": our_loop(tiles, asked.batch, compute),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in loops}
+    for number in range(asked.steps + 1):
+        for name, step in loops.items():
+            begun = time.perf_counter()
+            step()
+            if number:  # the first step of each warms up
+                seconds[name].append(time.perf_counter() - begun)
+    medians = {name: round(statistics.median(each), 3) for name, each in seconds.items()}
+    record = {
+        "seconds_a_step": medians,
+        "times_as_fast": round(medians["plain"] / medians["landslip"], 2),
+        "steps": asked.steps,
+        "batch": asked.batch,
+        "compute": compute.text,
+    }
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    kept[f"resunet, batch {asked.batch}, {compute.text}"] = record
+    RESULTS.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    print(json.dumps(record, indent=1))
+
+
+if __name__ == "__main__":
+    main()
