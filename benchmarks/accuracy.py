@@ -20,6 +20,7 @@ import logging
 import math
 import os
 import statistics
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,14 @@ def run(data: str, model: str, recipe: str, changed: dict[str, str], seed: int, 
         return
     out = WORK / f"{key}.safetensors"
     options = landslip.TrainOptions(model=model, recipe=settings_of(recipe, changed), seed=seed)
+    spent = out.with_suffix(".processor_seconds")
     if not out.exists():
-        landslip.train_model([tiles_of(data)], out, options=options)
+        begun = time.process_time()
+        try:
+            landslip.train_model([tiles_of(data)], out, options=options)
+        finally:
+            before = float(spent.read_text()) if spent.exists() else 0.0
+            spent.write_text(str(before + time.process_time() - begun))
     keep(key, record_of(out, data, name or recipe, changed, seed))
 
 
@@ -82,6 +89,7 @@ def record_of(out: Path, data: str, name: str, changed: dict[str, str], seed: in
     with out.with_suffix(".history.csv").open() as file:
         rows = list(csv.DictReader(file))
     validation = [round(float(row["f1"]), 4) for row in rows]
+    spent = out.with_suffix(".processor_seconds")
     return {
         "data": data,
         "model": card.architecture,
@@ -93,6 +101,7 @@ def record_of(out: Path, data: str, name: str, changed: dict[str, str], seed: in
         "epochs": len(rows),
         "best_epoch": card.training["best_epoch"],
         "seconds": round(sum(float(row["seconds"]) for row in rows), 1),
+        "processor_seconds": round(float(spent.read_text())) if spent.exists() else None,
         "compute": card.training["compute"],
         "threshold": round(card.threshold, 4),
         "validation": card.scores["validation"],
@@ -139,11 +148,17 @@ def spread(values: list[float]) -> str:
     return f"{mean:.3f}" + (f" ±{(max(values) - min(values)) / 2:.3f}" if len(values) > 1 else "")
 
 
+def spread_of_known(values: list[float | None]) -> str:
+    """The mean of the values that are known."""
+    known = [value for value in values if value is not None]
+    return f"{statistics.fmean(known):.0f}" if known else "-"
+
+
 def print_table(split: str, data: str | None) -> None:
     """A line a group: scores with mean and spread over seeds."""
-    print(f"| data | network | recipe | changed | seeds | time (s) | parameters | validation F1 | "
-          f"{split} precision | recall | F1 | IoU | still rising |")  # fmt: skip
-    print("|" + "---|" * 13)
+    print("| data | network | recipe | changed | seeds | time (s) | processor (s) | parameters "
+          f"| validation F1 | {split} precision | recall | F1 | IoU | still rising |")  # fmt: skip
+    print("|" + "---|" * 14)
     for (name, model, recipe, changed), records in sorted(grouped().items()):
         if data not in (None, name):
             continue
@@ -155,6 +170,7 @@ def print_table(split: str, data: str | None) -> None:
         cells = [
             name, f"`{model}`", recipe, changed, str(len(records)),
             f"{statistics.fmean([record['seconds'] for record in records]):.0f}",
+            spread_of_known([record["processor_seconds"] for record in records]),
             f"{records[0]['parameters'] / 1e6:.1f} M",
             spread([record["validation"]["f1"] or 0.0 for record in records]),
             *scores,

@@ -1,0 +1,131 @@
+"""From one event to another: what a model is worth elsewhere, and after a few labelled tiles.
+
+Needs the data folder named by LANDSLIP_DATA, and a model trained on Landslide4Sense (Taitung) by
+`benchmarks/accuracy.py`. It is scored on Iburi as it is, and after fine-tuning on 5, 10 and 20
+tiles, drawn three times; every score is that of all the tiles that were not drawn. A fifth of the
+drawn tiles choose the weights. Finished runs are kept in `experiments/transfer.json`.
+
+    python benchmarks/transfer.py local/accuracy/landslide4sense_....safetensors
+    python benchmarks/transfer.py MODEL --tiles 20 --draws 1 --set fixed_statistics=false
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import landslip
+from accuracy import SCORES, spread
+from landslip.assess.scores import Counts
+from landslip.learn.card import load_model
+from landslip.learn.device import Compute
+from landslip.learn.predict import score_tiles
+from landslip.learn.radiometry import choose_tile_scaling
+from landslip.prepare.tile_set import Tile, TileSet
+
+RESULTS = Path("experiments/transfer.json")
+WORK = Path("local/transfer")
+
+
+def iburi_tiles() -> TileSet:
+    """Tiles of Iburi that do not overlap, with most of their ground labelled."""
+    folder = WORK / "tiles"
+    if not folder.exists():
+        data = Path(os.environ["LANDSLIP_DATA"]) / "iburi"
+        scene = landslip.open_scene(data / "post.tif", sensor="sentinel-2")
+        options = landslip.TileOptions(size=128, stride=128, gap=0)
+        landslip.make_tiles(scene, data / "labels.tif", folder, options=options)
+    whole = TileSet.open(folder)
+    return replace(whole, tiles=tuple(tile for tile in whole.tiles if tile.valid_share > 0.5))
+
+
+def drawn(tiles: TileSet, count: int, draw: int) -> TileSet:
+    """The tiles with `count` of them to train and choose, and all others to test.
+
+    Of those that choose, one at least holds landslides, and one of those that train.
+    """
+    random = np.random.default_rng([count, draw])
+    order: list[Tile] = [tiles.tiles[n] for n in random.permutation(len(tiles.tiles))]
+    chosen, rest = order[:count], order[count:]
+    chosen.sort(key=lambda tile: tile.landslide_share > 0)  # stable: those with landslides last
+    choosing = {chosen[-1].name, *(tile.name for tile in chosen[: count // 5 - 1])}
+    side = {tile.name: "test" for tile in rest}
+    side |= {tile.name: "validation" if tile.name in choosing else "train" for tile in chosen}
+    return replace(tiles, tiles=tuple(replace(tile, split=side[tile.name]) for tile in tiles.tiles))
+
+
+def scores_of(counts: Counts) -> dict[str, float]:
+    """For the record."""
+    return {key: round(float(getattr(counts, key)), 4) for key in SCORES}
+
+
+def tested(model: Path, tiles: TileSet) -> dict[str, float]:
+    """Scores of a model on the test tiles, shown as `map` would show them, at its threshold."""
+    card, network = load_model(model)
+    compute = Compute.choose()
+    scaling = choose_tile_scaling([(tiles, tile) for tile in tiles.tiles], card).scaling
+    histogram = score_tiles(
+        compute.place(network), [(tiles, tile) for tile in tiles.of("test")], scaling, compute,
+        stride_px=card.stride_px,
+    )  # fmt: skip
+    return scores_of(histogram.counts(card.threshold))
+
+
+def main() -> None:
+    """Score, fine-tune, score again."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--tiles", default="5,10,20")
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    asked = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    logging.getLogger("landslip").setLevel(logging.INFO)
+    WORK.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    changed = dict(item.split("=", 1) for item in asked.set)
+    whole = iburi_tiles()
+    for count in map(int, asked.tiles.split(",")):
+        for draw in range(asked.draws):
+            words = [asked.model.stem, *(f"{k}={v}" for k, v in sorted(changed.items()))]
+            key = "_".join([*words, f"{count}tiles", f"draw{draw}"])
+            if key in results:
+                continue
+            tiles = drawn(whole, count, draw)
+            out = WORK / f"{key}.safetensors"
+            recipe = landslip.recipe_named("fine-tune", changed)
+            options = landslip.TrainOptions(start=asked.model, recipe=recipe, seed=draw)
+            card = landslip.load_card(out) if out.exists() else landslip.train_model(
+                [tiles], out, options=options
+            )  # fmt: skip
+            results[key] = {
+                "before": tested(asked.model, tiles),
+                "after": tested(out, tiles),
+                "validation": card.scores["validation"],
+                "best_epoch": card.training["best_epoch"],
+                "seconds": card.training["seconds"],
+                "compute": card.training["compute"],
+                "tiles": count,
+            }
+            RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+            print(key, json.dumps(results[key]))
+        own = [record for key, record in results.items()
+               if key.startswith("_".join(words)) and record["tiles"] == count]  # fmt: skip
+        for when in ("before", "after"):
+            cells = ", ".join(f"{k} {spread([r[when][k] for r in own])}" for k in SCORES)
+            print(f"{count} tiles, {when}: {cells}")
+        print(f"{statistics.fmean([r['seconds'] for r in own]):.0f} s each")
+
+
+if __name__ == "__main__":
+    main()
