@@ -221,7 +221,8 @@ class _Training:
                 checkpoint.save_best(plain.state_dict())
             state = replace(state, best_f1=_worst_if_undefined(f1))
 
-        with Interruption() as interruption, Curves(plan.options.tensorboard) as curves:
+        events = plan.options.tensorboard if self.is_first else None
+        with Interruption() as interruption, Curves(events) as curves:
             saved_at = time.monotonic()
 
             def save() -> None:
@@ -350,7 +351,11 @@ class _Training:
     def _moved(self, tensor: None) -> None: ...
     def _moved(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
         """On the device; copied meanwhile where its memory is pinned."""
-        return None if tensor is None else tensor.to(self.compute.device, non_blocking=True)
+        return (
+            None
+            if tensor is None
+            else tensor.to(self.compute.device, non_blocking=self.compute.device.type == "cuda")
+        )
 
     def _fitting(self, network: _FabricModule, batch: Batch) -> str:
         """What to do where memory ran out, found by trying smaller parts."""
