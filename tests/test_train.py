@@ -426,8 +426,8 @@ def test_two_processes_learn_what_one_learns_and_continue(tiles: TileSet, tmp_pa
     words = [sys.executable, "-m", "landslip"]
     subprocess.run([*words, *command(tiles, one)], check=True, capture_output=True)
     both = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
-        "--master-port", "29511", "-m", "landslip",
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "-m", "landslip",
     ]  # fmt: skip
     process = subprocess.Popen([*both, *command(tiles, two)], stderr=subprocess.DEVNULL)
     saved = tmp_path / "two.safetensors.partial" / "checkpoint.safetensors"
