@@ -587,20 +587,9 @@ def test_unfinished_training_goes_on_with_its_own_scene_only(
 ) -> None:
     from landslip.learn import train
 
-    class Asked:
-        """Acts as somebody who presses Ctrl-C in the first step."""
-
-        asked = True
-
-        def __enter__(self) -> Asked:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            return
-
     out = tmp_path / "m.safetensors"
     other = tiny.write_scene(tmp_path / "other.tif", seed=9)
-    monkeypatch.setattr(train, "Interruption", Asked)
+    monkeypatch.setattr(train, "Interruption", lambda: tiny.StopAfter(1))
     assert tiny.landslip(*train_scene(good.scene, good.inventory, out)).code == 130
     refused(tmp_path, train_scene(other, good.inventory, out), "begun with")
 

@@ -99,6 +99,14 @@ def test_polygons_elsewhere_are_refused(slides: Path, checked: Path, utm_grid: G
         open_labels(slides, near, checked=checked)
 
 
+def uncontested_alarms(grid: Grid) -> NDArray[np.bool_]:
+    """Pixels of the false alarms that are no landslide."""
+    pixels = np.zeros(grid.shape, dtype=bool)
+    pixels[ALARMS] = True
+    pixels[CONTESTED] = False
+    return pixels
+
+
 def test_false_alarms_are_background_checked_or_not(
     slides: Path, checked: Path, alarms: Path, utm_grid: Grid, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -112,9 +120,7 @@ def test_false_alarms_are_background_checked_or_not(
     expected[ALARMS] = 0
     expected[CONTESTED] = 1
     assert (labels.read(utm_grid.window) == expected).all()
-    hard = np.zeros(utm_grid.shape, dtype=bool)
-    hard[ALARMS] = True
-    hard[CONTESTED] = False
+    hard = uncontested_alarms(utm_grid)
     hard[REJECTED] = True  # polygons of the inventory that were rejected still count
     assert (labels.rejected(utm_grid.window) == hard).all()
     for window in cover(utm_grid, 7):
@@ -189,9 +195,7 @@ def test_false_alarms_over_a_raster(
     expected[ALARMS] = 0
     expected[CONTESTED] = 1
     assert (labels.read(utm_grid.window) == expected).all()
-    hard = np.zeros(utm_grid.shape, dtype=bool)
-    hard[ALARMS] = True
-    hard[CONTESTED] = False
+    hard = uncontested_alarms(utm_grid)
     assert (labels.rejected(utm_grid.window) == hard).all()
     for window in cover(utm_grid, 7):
         assert (labels.read(window) == expected[window.slices]).all()

@@ -16,6 +16,7 @@ import rasterio
 import torch
 from safetensors.torch import load_file
 
+import tiny
 from landslip.geo.errors import (
     BandError,
     DataError,
@@ -61,31 +62,6 @@ def quick(epochs: int, **changes: object) -> TrainOptions:
     return replace(options, **changes)  # type: ignore[arg-type]
 
 
-class _StopAtOnce:
-    """Acts as somebody who presses Ctrl-C after a number of steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.asked = False
-        self.left = steps
-
-    def __enter__(self) -> _StopAtOnce:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return
-
-    def __getattribute__(self, name: str) -> object:
-        if name == "asked":
-            left = object.__getattribute__(self, "left") - 1
-            object.__setattr__(self, "left", left)
-            return left <= 0
-        return object.__getattribute__(self, name)
-
-    def stop_if_asked(self) -> None:
-        if object.__getattribute__(self, "left") <= 0:
-            raise KeyboardInterrupt
-
-
 def test_interrupted_training_gives_the_same_weights(
     tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,7 +69,7 @@ def test_interrupted_training_gives_the_same_weights(
     train_model([tiles], whole, options=quick(2))
     for steps in (2, 3):
         with monkeypatch.context() as patch:
-            patch.setattr(train, "Interruption", lambda steps=steps: _StopAtOnce(steps))
+            patch.setattr(train, "Interruption", lambda steps=steps: tiny.StopAfter(steps))
             with pytest.raises(KeyboardInterrupt):
                 train_model([tiles], parts, options=quick(2))
         assert not parts.exists()
@@ -131,7 +107,7 @@ def test_other_options_do_not_continue_unfinished_work(
 ) -> None:
     out = tmp_path / "model.safetensors"
     with monkeypatch.context() as patch:
-        patch.setattr(train, "Interruption", lambda: _StopAtOnce(1))
+        patch.setattr(train, "Interruption", lambda: tiny.StopAfter(1))
         with pytest.raises(KeyboardInterrupt):
             train_model([tiles], out, options=quick(2))
     with pytest.raises(OutputError, match=r"begun with other options \(seed = 0, now 1\)"):

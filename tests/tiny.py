@@ -242,3 +242,21 @@ def start(*words: str | Path, **options: Any) -> subprocess.Popen[str]:
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
         **options,
     )  # fmt: skip
+
+
+class StopAfter:
+    """Acts as somebody who presses Ctrl-C: in the place of `Interruption`, by times it is asked."""
+
+    def __init__(self, times: int) -> None:
+        self._left = times
+
+    def __enter__(self) -> StopAfter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    @property
+    def asked(self) -> bool:
+        self._left -= 1
+        return self._left <= 0

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 VALLEY_TILES = TileOptions(size=128, stride=96, val=0.15, test=0.0, gap=64)
 """Tiles of the valley: small, so that a small scene holds many."""
 EPOCHS = 24
-"""Passes over the tiles: about two minutes on two cores."""
+"""Passes over the tiles: about three minutes on two cores."""
 
 
 UNSEEN_MARGIN_M = 32.0

@@ -264,12 +264,12 @@ def compare_objects(
     _require_values("the reference", labels, grid)
     is_mapped, is_landslide = mapped == LANDSLIDE, labels == LANDSLIDE
     is_observed, is_labelled = mapped != NOT_OBSERVED, labels != UNLABELLED
-    numbers = _bodies(is_landslide) if ids is None else _by_id(ids, is_landslide)
+    numbers = bodies_of(is_landslide) if ids is None else _by_id(ids, is_landslide)
     row_area_m2 = grid.pixel_area_m2(np.arange(grid.height))
     return ObjectComparison(
         grid,
         _matched(numbers, is_observed, is_mapped, row_area_m2, overlap),
-        _matched(_bodies(is_mapped), is_labelled, is_landslide, row_area_m2, overlap),
+        _matched(bodies_of(is_mapped), is_labelled, is_landslide, row_area_m2, overlap),
         is_observed & is_labelled,
     )
 
@@ -288,8 +288,8 @@ def _require_values(what: str, plane: NDArray[np.uint8], grid: Grid) -> None:
         )
 
 
-def _bodies(plane: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Numbers from 1 of bodies that touch by side or corner, 0 elsewhere."""
+def bodies_of(plane: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Numbers from 1 of bodies whose pixels touch by side or corner, 0 elsewhere; shape (H, W)."""
     from scipy.ndimage import label
 
     numbers: NDArray[np.int32] = label(plane, structure=np.ones((3, 3)))[0]

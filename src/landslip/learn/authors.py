@@ -8,7 +8,6 @@ Source:
     https://github.com/WenwenQi/Deep-Residual-U-Net-for-extracting-landslides, 2020-10-13.
 """
 
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from landslip.geo.errors import ModelError
 from landslip.geo.output import refuse_existing
 from landslip.geo.raster import fingerprint
-from landslip.learn.card import ModelCard, parameter_count, save_model
+from landslip.learn.card import ModelCard, parameter_count, read_pickled_tensors, save_model
 from landslip.learn.models import build_model, model_entry
 from landslip.prepare.scaling import EIGHT_BIT
 
@@ -100,23 +99,7 @@ def _their_name(name: str) -> str:
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     """Return the file's tensors under the authors' names."""
-    try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
-    except OSError as error:
-        raise ModelError(
-            f"Cannot read checkpoint {path}: {error.strerror}. Check the path."
-        ) from error
-    except (
-        # What unpickling raises on broken files, by Python's documentation.
-        pickle.UnpicklingError, AttributeError, EOFError, ImportError, IndexError, KeyError,
-        RuntimeError, TypeError, ValueError,
-    ) as error:  # fmt: skip
-        # PyTorch's own message advises to switch its safety off; keep it out of ours.
-        raise ModelError(
-            f"Cannot read checkpoint {path}: expected a PyTorch file with tensors alone, found "
-            "other objects or a broken file. Save it anew where it was trained, with "
-            "torch.save(model.state_dict(), ...)."
-        ) from error
+    content = read_pickled_tensors(path, f"read checkpoint {path}")
     if isinstance(content, dict):
         content = next((content[key] for key in _WRAPPERS if key in content), content)
     if not isinstance(content, dict) or not all(

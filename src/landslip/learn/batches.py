@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -19,13 +19,14 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from landslip.assess.objects import bodies_of
 from landslip.geo.grid import Window
 from landslip.geo.labels import BACKGROUND, LANDSLIDE, UNLABELLED
 from landslip.geo.parallel import in_order
 from landslip.geo.raster import Raster
 from landslip.learn.recipes import Recipe
 from landslip.prepare.scaling import FILLER, Scaling
-from landslip.prepare.tile_set import Tile, TileSet
+from landslip.prepare.tile_set import Tile, TileSet, landslide_share
 
 SMALL_PX = 1024
 """Landslides of fewer pixels are small: they may count more in the loss."""
@@ -46,21 +47,14 @@ class Batch:
 
     def part(self, begin: int, end: int) -> Batch:
         """Some of the samples."""
-        return replace(
-            self,
-            images=self.images[begin:end],
-            labels=self.labels[begin:end],
-            weights=None if self.weights is None else self.weights[begin:end],
-            tiles=self.tiles[begin:end],
-        )
+        some = self.each(lambda tensor: tensor[begin:end])
+        return replace(some, tiles=self.tiles[begin:end])
 
-    def pinned(self) -> Batch:
-        """The same in memory that a GPU copies from by itself."""
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        """With every tensor changed in the same way."""
+        weights = None if self.weights is None else change(self.weights)
         return replace(
-            self,
-            images=self.images.pin_memory(),
-            labels=self.labels.pin_memory(),
-            weights=None if self.weights is None else self.weights.pin_memory(),
+            self, images=change(self.images), labels=change(self.labels), weights=weights
         )
 
 
@@ -83,6 +77,8 @@ class _Ground:
     labels: NDArray[np.uint8]
     bodies: NDArray[np.int32]
     """(H, W): number of the connected landslide that a pixel belongs to, 0 for none."""
+    areas: NDArray[np.int64]
+    """(1 + number of bodies): pixels of no landslide, then of every one."""
     hard: NDArray[np.bool_]
     """(H, W): background that was mapped as a landslide before."""
 
@@ -120,9 +116,7 @@ class TrainingGround:
     @cached_property
     def landslide_share(self) -> float:
         """Share of landslide pixels in the labelled ground; overlaps count as often as shown."""
-        pixels = [tile.height * tile.width * tile.valid_share for _, tile in self.tiles]
-        slides = [n * tile.landslide_share for n, (_, tile) in zip(pixels, self.tiles, strict=True)]
-        return float(sum(slides) / sum(pixels))
+        return landslide_share([tile for _, tile in self.tiles])
 
     def batches(
         self, epoch: int, first: int = 0, *, rank: int = 0, world: int = 1, workers: int = 1,
@@ -141,7 +135,7 @@ class TrainingGround:
 
         def batch(group: list[Draw]) -> Batch:
             made = self._batch(epoch, group[rank::world])
-            return made.pinned() if pinned else made
+            return made.each(torch.Tensor.pin_memory) if pinned else made
 
         yield from in_order(batch, self.groups(epoch, world)[first:], workers)
 
@@ -209,10 +203,10 @@ class TrainingGround:
             image, valid, labels, bodies = _resized(image, valid, labels, bodies, self.crop)
         if self.recipe.jitter:
             self._jitter(image, valid, random)
-        for number, (band, _, _) in enumerate(self.scaling.ranges):
+        for number, band in enumerate(self.scaling.bands):
             if band in self.optional and random.random() < self.recipe.band_dropout:
                 image[number] = FILLER * valid
-        weights = self._weights(labels, bodies, ground)
+        weights = self._weights(labels, bodies, ground.areas)
         # Horizontal, vertical, both or none, with equal chance (Qi et al. 2020, section 3.2).
         flips = random.integers(0, 2, size=2)
         turns = int(random.integers(0, 4)) if self.recipe.quarter_turns else 0
@@ -223,13 +217,11 @@ class TrainingGround:
         )
 
     def _read(self, number: int) -> _Ground:
-        from scipy import ndimage
-
         tile_set, tile = self.tiles[number]
-        raster, labels = tile_set.read(tile, [band for band, _, _ in self.scaling.ranges])
-        bodies, _ = ndimage.label(labels == LANDSLIDE, np.ones((3, 3)))
+        raster, labels = tile_set.read(tile, self.scaling.bands)
+        bodies = bodies_of(labels == LANDSLIDE)
         hard = tile_set.hard(tile) & (labels == BACKGROUND)
-        return _Ground(raster, labels, bodies.astype(np.int32), hard)
+        return _Ground(raster, labels, bodies, np.bincount(bodies.ravel(), minlength=1), hard)
 
     def _cut(
         self, ground: _Ground, window: Window
@@ -252,14 +244,14 @@ class TrainingGround:
         self, image: NDArray[np.float32], valid: NDArray[np.bool_], random: np.random.Generator
     ) -> None:
         """Change gain and offset of the bands, in place: light and haze differ between scenes."""
-        lit = [n for n, (band, _, _) in enumerate(self.scaling.ranges) if band not in self.unlit]
+        lit = [n for n, band in enumerate(self.scaling.bands) if band not in self.unlit]
         common, own = random.normal(size=2), random.normal(size=(2, len(lit)))
         change = self.recipe.jitter * (np.sqrt(2 / 3) * common[:, None] + np.sqrt(1 / 3) * own)
         gain, offset = (1 + change[0])[:, None, None], (0.5 * change[1])[:, None, None]
         image[lit] = np.clip(image[lit] * gain + offset, 0, 1) * valid
 
     def _weights(
-        self, labels: NDArray[np.uint8], bodies: NDArray[np.int32], ground: _Ground
+        self, labels: NDArray[np.uint8], bodies: NDArray[np.int32], areas: NDArray[np.int64]
     ) -> NDArray[np.float32] | None:
         """How much every pixel counts; None where all count alike."""
         recipe = self.recipe
@@ -269,7 +261,6 @@ class TrainingGround:
         weights = np.ones(labels.shape, dtype=np.float32)
         weights[labels == LANDSLIDE] = max(1.0, min(recipe.positive_weight, (1 - share) / share))
         if recipe.small_weight > 1:
-            areas = np.bincount(ground.bodies.ravel())
             smallness = np.sqrt(SMALL_PX / np.maximum(areas, 1)).clip(1, recipe.small_weight)
             smallness[0] = 1
             weights *= smallness[bodies].astype(np.float32)
@@ -325,8 +316,8 @@ def _place(
     them.
     """
     target: tuple[int, int] | None = None
-    if on_landslide and ground.bodies.any():
-        number = random.integers(1, int(ground.bodies.max()) + 1)
+    if on_landslide and len(ground.areas) > 1:
+        number = random.integers(1, len(ground.areas))
         target = _one_of(ground.bodies == number, random)
     elif weight > 1 and ground.hard.any() and random.random() < (weight - 1) / weight:
         target = _one_of(ground.hard, random)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import struct
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -102,6 +103,11 @@ class ModelCard(BaseModel):
         if self.units and len(self.units) != len(self.bands):
             raise ValueError(f"units has {len(self.units)} entries for {len(self.bands)} bands")
         return self
+
+    @property
+    def required_bands(self) -> tuple[str, ...]:
+        """Bands without which the model cannot be used."""
+        return tuple(band for band in self.bands if band not in self.optional_bands)
 
     @property
     def scaling_of_bands(self) -> Scaling:
@@ -205,6 +211,33 @@ def _refuse_other_files(path: Path) -> None:
         f"Cannot open model {path}: it is no safetensors file, or cut short ({size} bytes). "
         "Copy or train it again."
     )
+
+
+def read_pickled_tensors(path: Path, what: str) -> Any:
+    """What `torch.save` wrote, of tensors alone; no code inside the file is run.
+
+    Args:
+        path: Of any suffix.
+        what: What is done with which file, for errors: "read checkpoint a.pth".
+
+    Raises:
+        ModelError: The file is not there, is broken, or holds more than tensors.
+    """
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except OSError as error:
+        raise ModelError(f"Cannot {what}: {error.strerror}. Check the path.") from error
+    except (
+        # What unpickling raises on broken files, by Python's documentation.
+        pickle.UnpicklingError, AttributeError, EOFError, ImportError, IndexError, KeyError,
+        RuntimeError, TypeError, ValueError,
+    ) as error:  # fmt: skip
+        # PyTorch's own message advises to switch its safety off; keep it out of ours.
+        raise ModelError(
+            f"Cannot {what}: expected a PyTorch file with tensors alone, found other objects, "
+            "which could run any code, or a broken file. Save it anew where it was trained, with "
+            "torch.save(model.state_dict(), ...)."
+        ) from error
 
 
 def load_model(path: str | Path) -> tuple[ModelCard, nn.Module]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -18,8 +17,6 @@ from landslip.learn.card import write_safetensors
 from landslip.learn.engine import AveragedWeights
 from landslip.learn.history import EpochRow
 from landslip.prepare.scaling import Ranges
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

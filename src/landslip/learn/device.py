@@ -54,16 +54,13 @@ class Compute:
         # mypy does not know this overload of Module.to.
         return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
-    def send(self, batch: torch.Tensor) -> torch.Tensor:
-        """Move a batch (B, C, H, W) to the device, in the memory order that is fastest.
+    def send(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Move a tensor to the device; images (B, C, H, W) in the memory order that is fastest.
 
         From pinned memory a GPU copies while it computes, and nobody waits.
         """
-        return batch.to(
-            self.device,
-            memory_format=torch.channels_last,
-            non_blocking=self.device.type == "cuda",
-        )
+        order = torch.channels_last if tensor.ndim == 4 else torch.preserve_format
+        return tensor.to(self.device, memory_format=order, non_blocking=self.device.type == "cuda")
 
     @property
     def text(self) -> str:

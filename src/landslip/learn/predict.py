@@ -138,10 +138,9 @@ def score_model(
                 stride_px=card.stride_px, optional=card.optional_bands,
             )  # fmt: skip
     except BandError as error:
-        needed = [band for band in card.bands if band not in card.optional_bands]
         raise BandError(
             f"Cannot score {model} on {tile_set.folder}: the model needs bands "
-            f"{', '.join(needed)}, the tiles hold {', '.join(tile_set.bands)}. "
+            f"{', '.join(card.required_bands)}, the tiles hold {', '.join(tile_set.bands)}. "
             "Use tiles with those bands."
         ) from error
     return total

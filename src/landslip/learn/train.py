@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -336,26 +336,13 @@ class _Training:
         size = -(-count // parts)
         total = torch.zeros((), device=self.compute.device)
         for begin in range(0, count, size):
-            part = batch.part(begin, begin + size)
+            part = batch.part(begin, begin + size).each(self.compute.send)
             with self.fabric.no_backward_sync(network, enabled=begin + size < count):
-                logits = network(self.compute.send(part.images))
-                loss = self.loss(logits, self._moved(part.labels), self._moved(part.weights))
+                loss = self.loss(network(part.images), part.labels, part.weights)
                 share = loss * (len(part.images) / count)
                 self.fabric.backward(share)
             total += share.detach()
         return total
-
-    @overload
-    def _moved(self, tensor: torch.Tensor) -> torch.Tensor: ...
-    @overload
-    def _moved(self, tensor: None) -> None: ...
-    def _moved(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
-        """On the device; copied meanwhile where its memory is pinned."""
-        return (
-            None
-            if tensor is None
-            else tensor.to(self.compute.device, non_blocking=self.compute.device.type == "cuda")
-        )
 
     def _fitting(self, network: _FabricModule, batch: Batch) -> str:
         """What to do where memory ran out, found by trying smaller parts."""

@@ -177,7 +177,8 @@ def map_scene(
         from landslip.mapping.pictures import write_quicklook
 
         title = f"{len(frame)} landslides by {card.name} at {threshold:.2f}"
-        write_quicklook(folder / "quicklook.png", opened, _needed(card), frame.geometry, title)
+        picture = folder / "quicklook.png"
+        write_quicklook(picture, opened, card.required_bands, frame.geometry, title)
         seconds = time.monotonic() - begun
         summary = MapResult(
             out, len(frame), float(frame["area_m2"].sum()),
@@ -194,14 +195,9 @@ def map_scene(
     return summary
 
 
-def _needed(card: ModelCard) -> list[str]:
-    """Bands without which the model cannot map."""
-    return [band for band in card.bands if band not in card.optional_bands]
-
-
 def _require_fitting(scene: Scene, card: ModelCard) -> list[str]:
     """Raise where the model cannot map the scene; returns optional bands that it lacks."""
-    needed = _needed(card)
+    needed = card.required_bands
     try:
         sources_of(needed, scene.bands)
     except BandError as error:

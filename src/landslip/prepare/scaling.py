@@ -59,7 +59,7 @@ class Scaling:
 
     def apply(self, raster: Raster) -> NDArray[np.float32]:
         """Scale the bands of `ranges`, in that order: shape (C, H, W), 0 where not valid."""
-        chosen = [raster.bands.index(band) for band, _, _ in self.ranges]
+        chosen = [raster.bands.index(band) for band in self.bands]
         low = np.array([low for _, low, _ in self.ranges], dtype=np.float32)[:, None, None]
         high = np.array([high for _, _, high in self.ranges], dtype=np.float32)[:, None, None]
         scaled = np.clip((raster.values[chosen].astype(np.float32) - low) / (high - low), 0, 1)
@@ -297,7 +297,7 @@ class EightBitScene:
         """Stretch the bands of `ranges`, in that order."""
         self._scene = scene
         self._scaling = Scaling(ranges)
-        self.bands = tuple(band for band, _, _ in ranges)
+        self.bands = self._scaling.bands
 
     @property
     def grid(self) -> Grid:

@@ -258,11 +258,16 @@ class TileSet:
         for split in SPLITS:
             tiles = self.of(split)
             if tiles:
-                pixels = np.array([tile.height * tile.width * tile.valid_share for tile in tiles])
-                shares = np.array([tile.landslide_share for tile in tiles])
-                share = float((pixels * shares).sum() / max(pixels.sum(), 1))
+                share = landslide_share(tiles)
                 parts.append(f"{split} {len(tiles)} tiles ({share:.1%} landslide)")
         return ", ".join(parts)
+
+
+def landslide_share(tiles: Sequence[Tile]) -> float:
+    """Share of landslide pixels in the labelled ground of tiles; overlaps count every time."""
+    pixels = np.array([tile.height * tile.width * tile.valid_share for tile in tiles])
+    shares = np.array([tile.landslide_share for tile in tiles])
+    return float((pixels * shares).sum() / max(pixels.sum(), 1))
 
 
 def _plain(value: Any) -> Any:

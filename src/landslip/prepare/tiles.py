@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 REJECTED_WEIGHT = 3
 """How often a tile with ground that an analyst rejected is drawn, compared with others."""
 
-Cut = tuple[Tile, Raster, NDArray[np.uint8]]
-"""A tile with its raw pixels (C, H, W) and labels (H, W)."""
+Cut = tuple[Tile, Raster, NDArray[np.uint8], NDArray[np.bool_]]
+"""A tile with its raw pixels (C, H, W), its labels and its hard ground (H, W)."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ def make_tiles(
     ground = SceneTiles(opened, drawn.laid_over(opened.grid))
     with whole_folder(Path(out), "tileset.json", overwrite=overwrite) as folder:
         tiles = []
-        for tile, raster, labels in _cut(ground, options or TileOptions()):
-            write_tile(folder, tile.name, raster, labels, ground.hard(tile))
+        for tile, raster, labels, hard in _cut(ground, options or TileOptions()):
+            write_tile(folder, tile.name, raster, labels, hard)
             tiles.append(tile)
         require_labelled(tiles, str(inventory))
         made = _tile_set(TileFiles(folder, opened.bands), tiles, ground, drawn)
@@ -195,7 +195,7 @@ def tiles_of_scene(
     drawn = _Drawn(inventory, checked, positive, false_alarms)
     opened = as_scene(scene)
     ground = SceneTiles(opened, drawn.laid_over(opened.grid))
-    tiles = [tile for tile, _, _ in _cut(ground, options or TileOptions())]
+    tiles = [tile for tile, *_ in _cut(ground, options or TileOptions())]
     require_labelled(tiles, str(inventory))
     made = _tile_set(ground, tiles, ground, drawn)
     log.info("%s: %s", made.folder, made.summary())
@@ -209,12 +209,13 @@ def _cut(ground: SceneTiles, options: TileOptions) -> Iterator[Cut]:
         raster, labels = ground.cut(window)
         if (labels == UNLABELLED).all():
             continue
-        rejected = (ground.labels.rejected(window) & raster.valid).any()
+        hard = ground.labels.rejected(window)
         tile = Tile.of(
-            tile_name(window), split, labels, weight=REJECTED_WEIGHT if rejected else 1,
+            tile_name(window), split, labels,
+            weight=REJECTED_WEIGHT if (hard & raster.valid).any() else 1,
             row=window.row, col=window.col,
         )  # fmt: skip
-        yield tile, raster, labels
+        yield tile, raster, labels, hard
 
 
 def _tile_set(

@@ -6,7 +6,6 @@ Source:
 """
 
 import logging
-import pickle
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from landslip.geo.errors import ModelError, UsageError
 from landslip.geo.raster import fingerprint
-from landslip.learn.card import CARD_KEY, load_card
+from landslip.learn.card import CARD_KEY, load_card, read_pickled_tensors
 from landslip.learn.models import encoder_of
 from landslip.learn.models.library import library_parts, pretrained_encoder
 
@@ -201,7 +200,7 @@ def _from_file(path: Path) -> _Weights:
     if path.suffix == ".safetensors":
         state, bands = _read_safetensors(path)
     else:
-        state = _tensors_in(_read_pickle(path), path)
+        state = _tensors_in(read_pickled_tensors(path, f"load encoder weights {path}"), path)
     origin = f"{path.name} (sha256 {str(fingerprint(path)['sha256'])[:16]})"
     return _Weights(tensors=_by_plain_name(state, origin), bands=bands, origin=origin)
 
@@ -218,22 +217,6 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
             f"short ({error}). Copy it again."
         ) from error
     return state, load_card(path).bands if CARD_KEY in metadata else ()
-
-
-def _read_pickle(path: Path) -> Any:
-    try:
-        return torch.load(path, weights_only=True, map_location="cpu")
-    except (
-        # What unpickling raises on broken files, by Python's documentation.
-        pickle.UnpicklingError, AttributeError, EOFError, ImportError, IndexError, KeyError,
-        OSError, RuntimeError, TypeError, ValueError,
-    ) as error:  # fmt: skip
-        # PyTorch's own message advises to switch its safety off; keep it out of ours.
-        raise ModelError(
-            f"Cannot load encoder weights {path}: expected a PyTorch file with tensors alone, "
-            "found other objects, which could run any code, or a broken file. Save it anew where "
-            "it was trained, with torch.save(model.state_dict(), ...)."
-        ) from error
 
 
 def _tensors_in(content: Any, path: Path) -> dict[str, Tensor]:
