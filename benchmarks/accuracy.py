@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import fcntl
 import json
 import logging
 import math
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import landslip
+from landslip.geo.output import whole_file
 from landslip.learn.models import DEFAULT_MODEL
 
 RESULTS = Path("experiments/accuracy.json")
@@ -72,11 +74,12 @@ def run(data: str, model: str, recipe: str, changed: dict[str, str], seed: int, 
         return
     out = WORK / f"{key}.safetensors"
     options = landslip.TrainOptions(model=model, recipe=settings_of(recipe, changed), seed=seed)
+    tiles = tiles_of(data)
     spent = out.with_suffix(".processor_seconds")
     if not out.exists():
         begun = time.process_time()
         try:
-            landslip.train_model([tiles_of(data)], out, options=options)
+            landslip.train_model([tiles], out, options=options)
         finally:
             before = float(spent.read_text()) if spent.exists() else 0.0
             spent.write_text(str(before + time.process_time() - begun))
@@ -127,9 +130,12 @@ def read_results() -> dict[str, Record]:
 
 
 def keep(key: str, record: Record) -> None:
-    """Add a finished run."""
-    results = read_results() | {key: record}
-    RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    """Add a finished run; others may run beside it and add theirs."""
+    with (WORK / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        results = read_results() | {key: record}
+        with whole_file(RESULTS, overwrite=True) as path:
+            path.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
     print(json.dumps({key: {k: v for k, v in record.items() if k != "settings"}}, indent=1))
 
 

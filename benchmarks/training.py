@@ -22,7 +22,8 @@ import torch
 
 import landslip
 from accuracy import tiles_of
-from landslip.learn.batches import Batch, TrainingGround, default_cache_bytes
+from landslip.geo.parallel import default_memory_bytes
+from landslip.learn.batches import Batch, TrainingGround
 from landslip.learn.device import Compute
 from landslip.learn.losses import bce
 from landslip.learn.models import build_model
@@ -70,7 +71,7 @@ def our_loop(tiles: TileSet, batch: int, compute: Compute) -> Callable[[], None]
         crop=600,
         recipe=landslip.recipe_named("paper", {"batch": batch}),
         seed=0,
-        cache_bytes=default_cache_bytes(),
+        cache_bytes=default_memory_bytes() // 4,
     )
 
     def endless() -> Iterator[Batch]:

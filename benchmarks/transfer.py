@@ -25,9 +25,10 @@ import numpy as np
 import landslip
 from accuracy import SCORES, spread
 from landslip.assess.scores import Counts
+from landslip.learn.batches import ScoringGround
 from landslip.learn.card import load_model
 from landslip.learn.device import Compute
-from landslip.learn.predict import score_tiles
+from landslip.learn.predict import score_batches
 from landslip.learn.radiometry import choose_tile_scaling
 from landslip.prepare.tile_set import Tile, TileSet
 
@@ -72,10 +73,10 @@ def tested(model: Path, tiles: TileSet) -> dict[str, float]:
     card, network = load_model(model)
     compute = Compute.choose()
     scaling = choose_tile_scaling([(tiles, tile) for tile in tiles.tiles], card).scaling
-    histogram = score_tiles(
-        compute.place(network), [(tiles, tile) for tile in tiles.of("test")], scaling, compute,
-        stride_px=card.stride_px,
-    )  # fmt: skip
+    ground = ScoringGround(tiles=tuple((tiles, tile) for tile in tiles.of("test")), scaling=scaling)
+    histogram = score_batches(
+        compute.place(network), ground.batches(2**17), compute, card.stride_px
+    )
     return scores_of(histogram.counts(card.threshold))
 
 

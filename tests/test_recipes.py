@@ -10,7 +10,7 @@ from landslip.learn.recipes import RECIPES, recipe_named
 def test_paper_recipe_is_the_papers() -> None:
     paper = RECIPES["paper"]
     assert (paper.epochs, paper.batch, paper.momentum, paper.weight_decay) == (200, 5, 0.9, 5e-5)
-    rates = [paper.rate(epoch / 200) for epoch in (0, 19.9, 20, 40, 60, 140)]
+    rates = [paper.rate(epoch, 200) for epoch in (0, 19.9, 20, 40, 60, 140)]
     assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5, 1e-6, 1e-10])
     assert paper.loss == "bce"
     assert paper.quantised
@@ -22,13 +22,13 @@ def test_paper_recipe_is_the_papers() -> None:
 @pytest.mark.parametrize("epochs", [3, 7, 20, 60])
 def test_rate_drops_at_the_beginning_of_an_epoch(epochs: int) -> None:
     recipe = recipe_named("paper", {"epochs": epochs, "drop_every": 1})
-    rates = [recipe.rate(epoch / epochs) for epoch in range(epochs)]
+    rates = [recipe.rate(epoch, epochs) for epoch in range(epochs)]
     assert rates == pytest.approx([1e-3 * 0.1**epoch for epoch in range(epochs)])
 
 
 def test_one_cycle_rises_and_falls() -> None:
     recipe = RECIPES["modern"]
-    rates = [recipe.rate(step / 1000) for step in range(1001)]
+    rates = [recipe.rate(step, 1000) for step in range(1001)]
     peak = int(np.argmax(rates))
     assert max(rates) <= recipe.learning_rate * (1 + 1e-9)
     assert rates[:peak] == sorted(rates[:peak])
@@ -42,6 +42,20 @@ def test_steps_decide_where_a_pass_is_short() -> None:
     assert recipe.epochs_of(3) == 134
     assert recipe.epochs_of(1000) == 1
     assert RECIPES["modern"].epochs_of(1000) == RECIPES["modern"].epochs
+
+
+def test_epochs_take_the_place_of_steps() -> None:
+    recipe = recipe_named("fine-tune", {"epochs": 10})
+    assert (recipe.epochs_of(2), recipe.epochs_of(1000)) == (10, 10)
+    both = recipe_named("fine-tune", {"epochs": 10, "steps": 50})
+    assert (both.epochs_of(2), both.epochs_of(1000)) == (25, 10)
+
+
+def test_drops_count_epochs_where_steps_decide() -> None:
+    recipe = recipe_named("paper", {"steps": 100, "epochs": 1, "drop_every": 20})
+    assert recipe.epochs_of(2) == 50
+    rates = [recipe.rate(epoch, 50) for epoch in (19.5, 20, 40)]
+    assert rates == pytest.approx([1e-3, 1e-4, 1e-5])
 
 
 def test_settings_are_converted_as_they_are_typed() -> None:
@@ -65,7 +79,8 @@ def test_settings_are_converted_as_they_are_typed() -> None:
         ({"zoom": "nan"}, "Cannot train with zoom nan: expected 1 to 4"),
         ({"optimizer": "adam"}, "Cannot train with optimizer 'adam': expected sgd or adamw"),
         ({"schedule": "cosine"}, "Cannot train with schedule 'cosine': expected step or one-cycle"),
-        ({"schedule": "step"}, "needs --drop-every of at least 1"),
+        ({"schedule": "step"}, "'step' needs at least 1"),
+        ({"drop_every": 5}, "'one-cycle' and --drop-every 5: .* 'one-cycle' takes none"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, object], message: str) -> None:

@@ -384,10 +384,13 @@ def test_the_command_takes_false_alarms(
     np.testing.assert_array_equal(hard, tiny.landslide_pixels(boxes=ALARMS))
     done = tiny.landslip(
         "tile", "--from-folder", tmp_path, "--bands", "red", "--pixel-size", "1",
-        "--false-alarms", alarms, "--out", tmp_path / "other",
+        "--false-alarms", alarms, "--size", "64", "--out", tmp_path / "other",
     )  # fmt: skip
     assert done.code == 2
-    assert "from a folder with --false-alarms" in done.message
+    assert "from a folder with --false-alarms, --size" in done.message
+    done = tiny.landslip("train", out, "--positive", "2", "--split", "random")
+    assert done.code == 2
+    assert "Cannot use --positive, --split with tile sets" in done.message
 
 
 # Read from the scene -----------------------------------------------------------------------------

@@ -112,6 +112,32 @@ def test_other_options_do_not_continue_unfinished_work(
             train_model([tiles], out, options=quick(2))
     with pytest.raises(OutputError, match=r"begun with other options \(seed = 0, now 1\)"):
         train_model([tiles], out, options=quick(2, seed=1))
+    # What was refused has not touched it.
+    partial = tmp_path / "model.safetensors.partial"
+    kept = {path.name for path in partial.iterdir()}
+    assert kept == {"options.json", "ground.json", "checkpoint.safetensors"}
+    (partial / "checkpoint.safetensors").write_bytes(b"half of it")
+    with pytest.raises(OutputError, match=r"checkpoint\.safetensors is damaged or lost"):
+        train_model([tiles], out, options=quick(2))
+    (partial / "options.json").unlink()
+    with pytest.raises(OutputError, match=r"its options\.json is lost"):
+        train_model([tiles], out, options=quick(2))
+
+
+def test_the_same_model_elsewhere_continues_what_was_begun(
+    tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, moved = tiny.tiny_model(tmp_path / "first.safetensors"), tmp_path / "moved.safetensors"
+    out = tmp_path / "model.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "Interruption", lambda: tiny.StopAfter(2))
+        with pytest.raises(KeyboardInterrupt):
+            train_model([tiles], out, options=quick(1, start=first))
+    first.rename(moved)
+    with pytest.raises(OutputError, match="begun with other options"):
+        other = tiny.tiny_model(tmp_path / "other.safetensors", seed=1)
+        train_model([tiles], out, options=quick(1, start=other))
+    train_model([tiles], out, options=quick(1, start=moved))
 
 
 def test_training_from_a_model_begins_with_its_weights(tiles: TileSet, tmp_path: Path) -> None:
@@ -143,6 +169,17 @@ def test_names_that_are_unknown(tiles: TileSet, tmp_path: Path) -> None:
         train_model([tiles], out, options=quick(1, recipe=short(1, loss="hinge")))
     with pytest.raises(OutputError, match=r"must end in \.safetensors"):
         train_model([tiles], tmp_path / "model.pth", options=quick(1))
+    with pytest.raises(UsageError, match=r"unet-small with encoder_rate 0\.5: it has no encoder"):
+        train_model([tiles], out, options=quick(1, recipe=short(1, encoder_rate=0.5)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_pools_needs_more_than_one_sample(tiles: TileSet, tmp_path: Path) -> None:
+    options = quick(
+        1, model="library:deeplabv3plus/resnet18", recipe=short(1, batch=2), accumulate=2
+    )
+    with pytest.raises(UsageError, match=r"on one sample at a time: .* Use --batch 2 or more"):
+        train_model([tiles], tmp_path / "model.safetensors", options=options)
 
 
 # What a training keeps, and when it ends.
@@ -348,6 +385,43 @@ def test_too_little_memory_says_what_would_fit(
         train_model([tiles], tmp_path / "model.safetensors", options=quick(1))
 
 
+def test_memory_that_runs_out_later_is_mended_by_the_advice(
+    tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "model.safetensors"
+    inner, calls = UNet.forward, [0]
+
+    def hungry(self: UNet, image: torch.Tensor) -> torch.Tensor:
+        calls[0] += self.training
+        if calls[0] > 4 and self.training and len(image) > 2:
+            raise RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)")
+        return inner(self, image)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(UNet, "forward", hungry)
+        patch.setattr(train, "SAVE_INTERVAL_S", 0.0)
+        with pytest.raises(DataError, match="Use --accumulate 2"):
+            train_model([tiles], out, options=quick(3))
+        assert (tmp_path / "model.safetensors.partial" / "checkpoint.safetensors").exists()
+        card = train_model([tiles], out, options=quick(3, accumulate=2))
+    assert card.training["accumulate"] == 2
+
+
+def test_memory_that_is_too_little_to_score(
+    tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = UNet.forward
+
+    def hungry(self: UNet, image: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return inner(self, image)
+
+    monkeypatch.setattr(UNet, "forward", hungry)
+    with pytest.raises(DataError, match=r"Cannot score: .* tile with a smaller --size"):
+        train_model([tiles], tmp_path / "model.safetensors", options=quick(1))
+
+
 def test_full_disk_leaves_the_last_checkpoint(
     tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -405,7 +479,9 @@ def test_two_processes_learn_what_one_learns_and_continue(tiles: TileSet, tmp_pa
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
         "-m", "landslip",
     ]  # fmt: skip
-    process = subprocess.Popen([*both, *command(tiles, two)], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*both, *command(tiles, two, "--accumulate", "2")], stderr=subprocess.DEVNULL
+    )
     saved = tmp_path / "two.safetensors.partial" / "checkpoint.safetensors"
     while not saved.exists():
         assert process.poll() is None
@@ -415,7 +491,9 @@ def test_two_processes_learn_what_one_learns_and_continue(tiles: TileSet, tmp_pa
     os.kill(int(found.stdout.split()[-1]), signal.SIGKILL)
     assert process.wait(60) != 0
     assert not two.exists()
-    done = subprocess.run([*both, *command(tiles, two)], capture_output=True, text=True)
+    done = subprocess.run(
+        [*both, *command(tiles, two, "--accumulate", "2")], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     first, second = load_file(one), load_file(two)
     assert load_card(two).training["processes"] == 2

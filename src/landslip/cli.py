@@ -23,6 +23,7 @@ from landslip import __version__
 if TYPE_CHECKING:
     from landslip.geo.scene import StackedScene
     from landslip.prepare.sharpen.matching import SharpenOptions
+    from landslip.prepare.split import TileOptions
 
 STOPPED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -211,10 +212,13 @@ FalseAlarms = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, float32, bf16 or fp16.")]
-TileSize = Annotated[int, typer.Option("--size", help="Rows and columns of a tile (px).")]
+TileSize = Annotated[
+    int | None, typer.Option("--size", help="Rows and columns of a tile (px); default: 600.")
+]
 Stride = Annotated[int | None, typer.Option(help="Pixels from tile to tile; default: the size.")]
 Split = Annotated[
-    str, typer.Option(help="blocks, random, columns:A,B, or polygons with a column split.")
+    str | None,
+    typer.Option(help="blocks (default), random, columns:A,B, or polygons with a column split."),
 ]
 Val = Annotated[float | None, typer.Option(help="Share of the ground for validation: .2.")]
 Test = Annotated[float | None, typer.Option(help="Share of the ground for the test: .2.")]
@@ -259,6 +263,21 @@ def _note(to: Console, text: str) -> None:
 
 def _names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(part.strip() for part in text.split(","))
+
+
+def _given(**options: object) -> list[str]:
+    """Of these options, those that were typed, as they are typed."""
+    return [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+
+
+def _tiling(
+    size: int | None, stride: int | None, split: str | None, val: float | None,
+    test: float | None, gap: int | None, seed: int,
+) -> TileOptions:  # fmt: skip
+    from landslip.prepare.split import TileOptions
+
+    pixels = TileOptions.size if size is None else size
+    return TileOptions(pixels, stride, split or TileOptions.split, val, test, gap, seed)
 
 
 def _say(made: Any) -> None:
@@ -392,9 +411,9 @@ def tile(
     checked: Checked = None,
     positive: Positive = None,
     false_alarms: FalseAlarms = None,
-    size: TileSize = 600,
+    size: TileSize = None,
     stride: Stride = None,
-    split: Split = "blocks",
+    split: Split = None,
     val: Val = None,
     test: Test = None,
     gap: Gap = None,
@@ -412,7 +431,6 @@ def tile(
     """
     from landslip.geo.errors import UsageError
     from landslip.prepare.picture_folder import tiles_from_folder
-    from landslip.prepare.split import TileOptions
     from landslip.prepare.tiles import make_tiles
 
     if from_folder is not None:
@@ -422,9 +440,10 @@ def tile(
                 "Cannot tile from a folder: --from-folder needs --bands and --pixel-size, and "
                 "takes no scene or inventory. Add what is missing."
             )
-        own = {"checked": checked, "positive": positive, "false-alarms": false_alarms,
-               "stride": stride, "val": val, "test": test, "gap": gap}  # fmt: skip
-        unused = [f"--{name}" for name, value in own.items() if value is not None]
+        unused = _given(
+            checked=checked, positive=positive, false_alarms=false_alarms, size=size,
+            stride=stride, split=split, val=val, test=test, gap=gap,
+        )  # fmt: skip
         unused += [name for name in made.given if name not in ("--bands", "--pixel-size")]
         if unused:
             raise UsageError(
@@ -440,7 +459,7 @@ def tile(
                 "Cannot tile: a scene and --inventory are needed, or --from-folder. "
                 "See landslip tile --help."
             )
-        options = TileOptions(size, stride, split, val, test, gap, seed)
+        options = _tiling(size, stride, split, val, test, gap, seed)
         with closing(made.open(scene)) as opened:
             tiles = make_tiles(
                 opened, inventory, out, options=options, checked=checked, positive=positive,
@@ -497,9 +516,9 @@ def train(
         typer.Option("--set", metavar="NAME=VALUE", help="Any other setting of the recipe."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same model.")] = 0,
-    size: TileSize = 600,
+    size: TileSize = None,
     stride: Stride = None,
-    split: Split = "blocks",
+    split: Split = None,
     val: Val = None,
     test: Test = None,
     gap: Gap = None,
@@ -534,7 +553,6 @@ def train(
     from landslip.learn.plan import TrainOptions
     from landslip.learn.recipes import recipe_named
     from landslip.learn.train import train_model, train_on_scene
-    from landslip.prepare.split import TileOptions
 
     asked = {
         "epochs": epochs, "batch": batch, "learning_rate": learning_rate,
@@ -561,20 +579,19 @@ def train(
             "See landslip train --help."
         )
     if from_tiles:
-        if made.given:
+        unused = [*made.given, *_given(
+            checked=checked, positive=positive, false_alarms=false_alarms, size=size,
+            stride=stride, split=split, val=val, test=test, gap=gap,
+        )]  # fmt: skip
+        if unused:
             raise UsageError(
-                f"Cannot use {', '.join(made.given)} with tile sets: the tiles are made already. "
-                "Name a --scene, or leave these options out."
-            )
-        if false_alarms is not None:
-            raise UsageError(
-                "Cannot use --false-alarms with tile sets: labels are made already. Give it to "
-                "landslip tile, or name a --scene."
+                f"Cannot use {', '.join(unused)} with tile sets: the tiles are made already. "
+                "Give it to landslip tile, or name a --scene."
             )
         card = train_model(list(tiles or ()), out, options=options, overwrite=overwrite)
     else:
         assert inventory is not None
-        tiling = TileOptions(size, stride, split, val, test, gap, seed)
+        tiling = _tiling(size, stride, split, val, test, gap, seed)
         with closing(made.open(scene)) as opened:
             card = train_on_scene(
                 opened, inventory, out, tiling=tiling, checked=checked, positive=positive,

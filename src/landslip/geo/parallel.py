@@ -1,4 +1,4 @@
-"""Work in several threads whose results come in order, with little of it ahead."""
+"""What this process may use of the machine, and work in several threads that stays in order."""
 
 from __future__ import annotations
 
@@ -6,17 +6,46 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
+from pathlib import Path
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+MEMORY_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""Where Linux tells how much memory a container may take: control groups 2 and 1."""
+
+
 def default_threads() -> int:
-    """Processors that this process may use."""
+    """Processors for this process: those that it may use, shared with its `processes_here`."""
     available = getattr(os, "sched_getaffinity", None)
-    return len(available(0)) if available else os.cpu_count() or 1
+    count = len(available(0)) if available else os.cpu_count() or 1
+    return max(count // processes_here(), 1)
+
+
+def default_memory_bytes() -> int:
+    """Memory for this process (bytes): the machine's or container's, shared as the processors are.
+
+    2 GiB where the system does not tell.
+    """
+    if not hasattr(os, "sysconf"):  # Windows
+        return 2 * 2**30 // processes_here()
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in MEMORY_LIMITS:
+        with suppress(OSError, ValueError):  # no such file; the word "max"
+            limits.append(int(path.read_text()))
+    return min(limits) // processes_here()
+
+
+def processes_here() -> int:
+    """Processes that `torchrun` started together on this machine; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def in_order(

@@ -1,18 +1,17 @@
-"""What a network is shown: crops of tiles, scaled, turned, zoomed and jittered.
+"""What a network is shown: crops of tiles, scaled, turned, zoomed and jittered; and whole tiles.
 
-Everything is a function of (seed, epoch, index), so an interrupted training sees what an
-uninterrupted one sees, whatever the number of workers and processes.
+All that it learns from is a function of (seed, epoch, index), so an interrupted training sees what
+an uninterrupted one sees, whatever the number of workers and processes.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from landslip.geo.labels import BACKGROUND, LANDSLIDE, UNLABELLED
 from landslip.geo.parallel import in_order
 from landslip.geo.raster import Raster
 from landslip.learn.recipes import Recipe
-from landslip.prepare.scaling import FILLER, Scaling
+from landslip.prepare.scaling import FILLER, Scaling, bands_at_hand
 from landslip.prepare.tile_set import Tile, TileSet, landslide_share
 
 SMALL_PX = 1024
@@ -110,7 +109,7 @@ class TrainingGround:
     """Most memory that decoded tiles may take (bytes)."""
 
     @cached_property
-    def _cache(self) -> _Cache:
+    def _cache(self) -> _Cache[_Ground]:
         return _Cache(self.cache_bytes)
 
     @cached_property
@@ -140,14 +139,19 @@ class TrainingGround:
         yield from in_order(batch, self.groups(epoch, world)[first:], workers)
 
     def groups(self, epoch: int, world: int = 1) -> list[list[Draw]]:
-        """The draws of every batch, in nearly equal batches of at least `world` samples.
+        """The draws of every batch: nearly equal batches, each a multiple of `world` samples.
 
-        Equal batches, because batch normalisation fails on a last one of a single small tile.
+        Equal batches, because batch normalisation fails on a last one of a single small tile; and
+        equal shares, because processes wait for each other: where a batch does not divide, its
+        first samples are shown again.
         """
         draws = self._draws(epoch)
         parts = np.array_split(np.arange(len(draws)), -(-len(draws) // self.recipe.batch))
         groups = [[draws[number] for number in part.tolist()] for part in parts]
-        return [[group[n % len(group)] for n in range(max(len(group), world))] for group in groups]
+        return [
+            [group[n % len(group)] for n in range(-(-len(group) // world) * world)]
+            for group in groups
+        ]
 
     def _draws(self, epoch: int) -> list[Draw]:
         """Every tile as often as its weight and size say; a share of them around landslides."""
@@ -267,22 +271,102 @@ class TrainingGround:
         return weights
 
 
-class _Cache:
+@dataclass(frozen=True)
+class _Judged:
+    """A tile that is scored, as it is kept in memory."""
+
+    raster: Raster
+    labels: NDArray[np.uint8]
+    """(H, W): 255 where an earlier tile holds the same ground, too."""
+
+    @property
+    def nbytes(self) -> int:
+        return self.raster.values.nbytes + self.raster.valid.nbytes + self.labels.nbytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringGround:
+    """Tiles on which a network is scored, again and again; ground in several counts once."""
+
+    tiles: tuple[tuple[TileSet, Tile], ...]
+    """Tiles with their sets."""
+    scaling: Scaling
+    """Bands in order, with their ranges."""
+    optional: tuple[str, ...] = ()
+    """Bands that tiles may lack."""
+    cache_bytes: int = 0
+    """Most memory that decoded tiles may take (bytes)."""
+
+    @cached_property
+    def _cache(self) -> _Cache[_Judged]:
+        return _Cache(self.cache_bytes)
+
+    def batches(
+        self, most_px: int, *, workers: int = 1
+    ) -> Generator[tuple[NDArray[np.float32], NDArray[np.uint8]], None, None]:
+        """Scaled images (B, C, H, W) and labels (B, H, W), read ahead by several threads.
+
+        Args:
+            most_px: Most pixels of a batch; one tile at least.
+            workers: Threads that read.
+
+        Raises:
+            BandError: Tiles lack a band that is not optional.
+        """
+
+        def batch(group: list[int]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+            read = [self._cache.get(number, self._read) for number in group]
+            images = np.stack([self.scaling.apply_all([each.raster]) for each in read])
+            return images, np.stack([each.labels for each in read])
+
+        yield from in_order(batch, self._alike(most_px), workers)
+
+    def _read(self, number: int) -> _Judged:
+        tile_set, tile = self.tiles[number]
+        bands = bands_at_hand(self.scaling.bands, tile_set.bands, self.optional)
+        raster, labels = tile_set.read(tile, bands)
+        counted = np.where(tile_set.first_seen(tile), labels, UNLABELLED).astype(np.uint8)
+        return _Judged(raster, counted)
+
+    def _alike(self, most_px: int) -> Iterator[list[int]]:
+        """Numbers of tiles that follow one another and have one size."""
+        group: list[int] = []
+        for number, (_, tile) in enumerate(self.tiles):
+            if group:
+                last = self.tiles[group[-1]][1]
+                is_other = (last.height, last.width) != (tile.height, tile.width)
+                if is_other or (len(group) + 1) * tile.height * tile.width > most_px:
+                    yield group
+                    group = []
+            group.append(number)
+        if group:
+            yield group
+
+
+class _TakesMemory(Protocol):
+    @property
+    def nbytes(self) -> int: ...
+
+
+Held = TypeVar("Held", bound=_TakesMemory)
+
+
+class _Cache(Generic[Held]):
     """Tiles that were read last, within a bound of memory; several threads may ask."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
         self._held = 0
-        self._grounds: OrderedDict[int, _Ground] = OrderedDict()
+        self._grounds: OrderedDict[int, Held] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, number: int, read: Any) -> _Ground:
+    def get(self, number: int, read: Callable[[int], Held]) -> Held:
         """A tile from memory, or by `read`."""
         with self._lock:
             if number in self._grounds:
                 self._grounds.move_to_end(number)
                 return self._grounds[number]
-        ground: _Ground = read(number)
+        ground = read(number)
         with self._lock:
             if number not in self._grounds:
                 self._grounds[number] = ground
@@ -290,13 +374,6 @@ class _Cache:
             while self._held > self._limit:
                 self._held -= self._grounds.popitem(last=False)[1].nbytes
         return ground
-
-
-def default_cache_bytes() -> int:
-    """A quarter of the machine's memory (bytes); 2 GiB where the system does not tell."""
-    if not hasattr(os, "sysconf"):  # Windows
-        return 2 * 2**30
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
 def default_crop(tiles: Sequence[Tile]) -> int:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from landslip.geo.errors import OutputError
 from landslip.geo.output import require_same, whole_file
 from landslip.learn.card import write_safetensors
 from landslip.learn.engine import AveragedWeights
 from landslip.learn.history import EpochRow
-from landslip.prepare.scaling import Ranges
+from landslip.prepare.scaling import Ranges, Scaling
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,10 @@ class TrainState:
     """Finished steps of the epoch that runs."""
     loss_sum: float = 0.0
     """Sum of the losses of those steps."""
+    seconds: float = 0.0
+    """Time that those steps took (s)."""
+    waited_s: float = 0.0
+    """Of it, time in which samples were waited for (s)."""
     best_f1: float = -2.0
     """Largest F1 on validation so far; -1 where it was undefined, below that before any."""
     best_epoch: int = 0
@@ -52,46 +60,54 @@ class HoldsState(Protocol):
 class Checkpoint:
     """The folder of an unfinished training. Every save replaces the last one at once."""
 
-    def __init__(self, folder: Path, percentiles: Ranges | None) -> None:
+    def __init__(self, folder: Path, *, is_new: bool) -> None:
         """Use `Checkpoint.open`."""
         self.folder = folder
-        self.percentiles = percentiles
+        self._is_new = is_new
 
     @classmethod
     def open(cls, folder: Path, fingerprint: dict[str, Any]) -> Self:
         """Begin, or continue what was begun with the same options.
 
         Raises:
-            OutputError: The folder was begun with other options.
+            OutputError: The folder was begun with other options, or does not tell which.
         """
         record = folder / "options.json"
         asked = json.loads(json.dumps(fingerprint))
-        if record.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        is_new = not record.exists()
+        if not is_new:
             found = json.loads(record.read_text(encoding="utf-8"))
             require_same(found, asked, folder)
+        elif (folder / _SAVED).exists():
+            raise OutputError(
+                f"Cannot continue {folder}: its options.json is lost. Remove the folder to start "
+                "anew."
+            )
         else:
             with whole_file(record, overwrite=True) as partial:
                 partial.write_text(json.dumps(asked, indent=1), encoding="utf-8")
-        kept = folder / "percentiles.json"
-        percentiles = None
-        if kept.exists():
-            read = json.loads(kept.read_text(encoding="utf-8"))
-            percentiles = tuple((str(band), float(low), float(high)) for band, low, high in read)
-        return cls(folder, percentiles)
+        return cls(folder, is_new=is_new)
 
-    @staticmethod
-    def forget_empty(folder: Path) -> None:
-        """Remove the options of a training that has saved nothing."""
-        if not (folder / "checkpoint.safetensors").exists():
-            for name in ("options.json", "percentiles.json"):
-                (folder / name).unlink(missing_ok=True)
-            if not any(folder.iterdir()):
-                folder.rmdir()
+    def forget_if_empty(self) -> None:
+        """Remove the folder where it was begun here and nothing was saved in it."""
+        if self._is_new and not (self.folder / _SAVED).exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
 
-    def keep_percentiles(self, percentiles: Ranges) -> None:
-        """Store what was measured of the ground, so that it is measured once."""
-        with whole_file(self.folder / "percentiles.json", overwrite=True) as partial:
-            partial.write_text(json.dumps(percentiles), encoding="utf-8")
+    def measured(self, measure: Callable[[], tuple[Ranges, Scaling]]) -> tuple[Ranges, Scaling]:
+        """Percentiles of the ground, and how it is shown; measured once, then as stored."""
+        path = self.folder / "ground.json"
+        if path.exists():
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            scaling = Scaling(_ranges(kept["scaling"]), bool(kept["quantised"]))
+            return _ranges(kept["percentiles"]), scaling
+        percentiles, scaling = measure()
+        found = {
+            "percentiles": percentiles, "scaling": scaling.ranges, "quantised": scaling.quantised,
+        }  # fmt: skip
+        with whole_file(path, overwrite=True) as partial:
+            partial.write_text(json.dumps(found), encoding="utf-8")
+        return percentiles, scaling
 
     def save(
         self,
@@ -113,7 +129,10 @@ class Checkpoint:
             "state": json.dumps(asdict(state)),
             "precision": json.dumps(precision.state_dict()),
         }
-        _write(tensors, self.folder / "checkpoint.safetensors", metadata)
+        _write(tensors, self.folder / _SAVED, metadata)
+        for path in self.folder.glob("best-*.safetensors"):
+            if path != self._best(state.best_epoch):
+                path.unlink()
 
     def restore(
         self,
@@ -122,39 +141,73 @@ class Checkpoint:
         precision: HoldsState,
         averaged: AveragedWeights | None,
     ) -> TrainState:
-        """Load what was saved last into all of these; a fresh state where nothing was."""
-        path = self.folder / "checkpoint.safetensors"
+        """Load what was saved last into all of these; a fresh state where nothing was.
+
+        Raises:
+            OutputError: What was saved is damaged.
+        """
+        path = self.folder / _SAVED
         if not path.exists():
             return TrainState()
-        tensors = load_file(path)
+        tensors = _read(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
         network.load_state_dict(_below(tensors, "network."))
         if averaged is not None:
             averaged.load(_below(tensors, "averaged."))
+        weights = [each for group in optimizer.param_groups for each in group["params"]]
         slots: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in _below(tensors, "optimizer.").items():
             number, _, name = key.partition(".")
-            slots.setdefault(int(number), {})[name] = value
+            like = weights[int(number)]
+            # In the memory order of its weights, in which the optimizer is fast.
+            same = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+            slots.setdefault(int(number), {})[name] = same
         optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
         precision.load_state_dict(json.loads(metadata["precision"]))
         read = json.loads(metadata["state"])
         read["history"] = tuple(EpochRow(**row) for row in read["history"])
         return TrainState(**read)
 
-    def save_best(self, weights: dict[str, torch.Tensor]) -> None:
-        """Keep these weights as the best so far."""
-        _write(weights, self.folder / "best.safetensors", {})
+    def save_best(self, weights: dict[str, torch.Tensor], epoch: int) -> None:
+        """Keep these weights as the best so far; the last ones give way when the state is saved."""
+        _write(weights, self._best(epoch), {})
 
-    def load_best(self, network: nn.Module) -> None:
-        """Put the best weights into the network."""
-        network.load_state_dict(load_file(self.folder / "best.safetensors"))
+    def load_best(self, network: nn.Module, epoch: int) -> None:
+        """Put the best weights into the network.
+
+        Raises:
+            OutputError: They are damaged.
+        """
+        network.load_state_dict(_read(self._best(epoch)))
+
+    def _best(self, epoch: int) -> Path:
+        return self.folder / f"best-{epoch}.safetensors"
+
+
+_SAVED = "checkpoint.safetensors"
+
+
+def _ranges(kept: list[list[Any]]) -> Ranges:
+    return tuple((str(band), float(low), float(high)) for band, low, high in kept)
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise OutputError(
+            f"Cannot continue {path.parent}: {path.name} is damaged or lost ({error}). Remove the "
+            "folder to start anew."
+        ) from error
 
 
 def _write(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     with whole_file(path, overwrite=True) as partial:
         write_safetensors(plain, partial, metadata)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())  # the name must not come before the bytes
 
 
 def _below(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

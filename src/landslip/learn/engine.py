@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from landslip.geo.errors import UsageError
+from landslip.geo.parallel import processes_here
 from landslip.learn.device import Compute
 
 if TYPE_CHECKING:
@@ -37,7 +41,7 @@ def launch(compute: Compute) -> tuple[Fabric, Compute]:
     # It tells the precision on its own; our own line does.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     kind, index = compute.device.type, compute.device.index
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    local = processes_here()
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1 and (kind == "mps" or index is not None):
         raise UsageError(
@@ -56,6 +60,26 @@ def launch(compute: Compute) -> tuple[Fabric, Compute]:
         )
         fabric.launch()
     return fabric, replace(compute, device=fabric.device)
+
+
+@contextmanager
+def deterministic(asked: bool) -> Iterator[None]:
+    """Algorithms that give the same bits every time, where they are asked for."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if asked:
+        # cuBLAS is deterministic only with a fixed workspace, set before its first use.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def share_statistics(network: nn.Module) -> None:
+    """Give all processes the statistics of the first; each has gathered its own from its share."""
+    for buffer in network.buffers():
+        torch.distributed.broadcast(buffer, 0)
 
 
 class AveragedWeights:
@@ -79,11 +103,13 @@ class AveragedWeights:
     def update(self, network: nn.Module, step: int) -> None:
         """Take in the weights after step number `step` of the training, from 1."""
         keep = min(self._keep, (1 + step) / (10 + step))
-        for key, value in network.state_dict().items():
-            if value.is_floating_point():
-                self.values[key].lerp_(value.detach(), 1 - keep)
-            else:
-                self.values[key].copy_(value)
+        found = network.state_dict()
+        moving = [key for key, value in found.items() if value.is_floating_point()]
+        # All tensors at once: on a GPU a kernel each would take longer than the arithmetic.
+        average = get_ema_multi_avg_fn(keep)
+        average([self.values[key] for key in moving], [found[key] for key in moving], 0)
+        for key in found.keys() - set(moving):
+            self.values[key].copy_(found[key])
 
     def load(self, values: dict[str, Tensor]) -> None:
         """Continue from stored values."""
@@ -95,7 +121,9 @@ def is_out_of_memory(error: Exception) -> bool:
     """True for what torch raises where a device, or the machine, has no memory left."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError)
-        and any(text in str(error) for text in ("allocate memory", "not enough memory"))
+        and any(
+            text in str(error) for text in ("allocate memory", "not enough memory", "out of memory")
+        )
     )
 
 

@@ -14,12 +14,14 @@ from torch import nn
 from landslip import __version__
 from landslip.assess.scores import Counts, ScoreHistogram
 from landslip.geo.errors import BandError, ModelError, TileSetError, UsageError
+from landslip.geo.parallel import default_memory_bytes
 from landslip.geo.progress import track
-from landslip.learn.batches import TrainingGround, default_cache_bytes, default_crop
+from landslip.geo.raster import fingerprint as file_fingerprint
+from landslip.learn.batches import ScoringGround, TrainingGround, default_crop
 from landslip.learn.card import ModelCard, load_card, load_model, parameter_count
 from landslip.learn.device import Compute
 from landslip.learn.losses import LOSSES
-from landslip.learn.models import DEFAULT_MODEL, build_model, model_entry
+from landslip.learn.models import DEFAULT_MODEL, build_model, encoder_of, model_entry
 from landslip.learn.models.encoder_weights import load_encoder_weights
 from landslip.learn.radiometry import choose_tile_scaling
 from landslip.learn.recipes import Recipe, recipe_named
@@ -65,7 +67,7 @@ class TrainOptions:
     workers: int | None = None
     """Threads that read and prepare samples; None: by the processors of this machine."""
     cache_bytes: int | None = None
-    """Most memory for decoded tiles (bytes); None: a quarter of the machine's."""
+    """Most memory for decoded tiles (bytes); None: a quarter of this process's share."""
     deterministic: bool = False
     """True: the same weights from the same seed on CUDA too, slower."""
     tensorboard: Path | None = None
@@ -172,7 +174,7 @@ class TrainingPlan:
         whole = default_crop([tile for _, tile in self.train_tiles])
         return min(self.recipe.crop or whole, whole)
 
-    def measured(self) -> Ranges:
+    def _measured(self) -> Ranges:
         """Percentiles of the ground: of whole scenes, and of tiles where none are.
 
         Several scenes give the range that spans theirs.
@@ -193,12 +195,18 @@ class TrainingPlan:
             found |= {band: (low, high) for band, low, high in measured}
         return tuple((band, *found[band]) for band in self.bands)
 
-    def scaling(self, percentiles: Ranges) -> Scaling:
-        """How the ground is shown: as `start` would be shown it, else by its percentiles."""
+    def measured_scaling(self) -> tuple[Ranges, Scaling]:
+        """Percentiles of the ground, and how it is shown.
+
+        As `start` would be shown it, else by its percentiles.
+        """
+        percentiles = self._measured()
         if self.start is not None:
-            return choose_tile_scaling(self.train_tiles, self.start).scaling
+            return percentiles, choose_tile_scaling(self.train_tiles, self.start).scaling
         stretched = self.tile_sets[0].eight_bit
-        return scaling_of(percentiles, eight_bit=stretched, quantised=self.recipe.quantised)
+        return percentiles, scaling_of(
+            percentiles, eight_bit=stretched, quantised=self.recipe.quantised
+        )
 
     def ground(self, scaling: Scaling) -> TrainingGround:
         """The training tiles as the network sees them."""
@@ -215,9 +223,27 @@ class TrainingPlan:
                 band for band, unit in zip(self.bands, units, strict=False)
                 if unit in ABSOLUTE_UNITS
             ),
-            cache_bytes=default_cache_bytes() if options.cache_bytes is None
-            else options.cache_bytes,
+            cache_bytes=self._cache_bytes(self.train_tiles),
         )  # fmt: skip
+
+    def scoring_ground(
+        self, tiles: tuple[tuple[TileSet, Tile], ...], scaling: Scaling
+    ) -> ScoringGround:
+        """Tiles to score as the network sees them."""
+        return ScoringGround(
+            tiles=tiles, scaling=scaling, optional=self.optional,
+            cache_bytes=self._cache_bytes(tiles),
+        )  # fmt: skip
+
+    def _cache_bytes(self, tiles: Sequence[tuple[TileSet, Tile]]) -> int:
+        """The part of the memory for decoded tiles that these take, by their pixels."""
+        asked = self.options.cache_bytes
+        whole = default_memory_bytes() // 4 if asked is None else asked
+        own, total = (
+            sum(tile.height * tile.width for _, tile in some)
+            for some in (tiles, (*self.train_tiles, *self.validation_tiles))
+        )
+        return round(whole * min(own / total, 1))
 
     def _units(self) -> tuple[str, ...]:
         """Units of the bands; empty where a tile set does not know its own."""
@@ -230,13 +256,19 @@ class TrainingPlan:
     def first_network(self) -> tuple[nn.Module, str]:
         """The network as training begins, and where its weights come from."""
         torch.manual_seed(self.options.seed)
-        if self.options.start is not None:
-            return load_model(self.options.start)[1], f"model {self.options.start}"
-        network = build_model(self.model, len(self.bands))
         source = self.options.encoder_weights
-        if source is None:
-            return network, "random"
-        return network, load_encoder_weights(network, self.model, source, self.bands)
+        if self.options.start is not None:
+            network, origin = load_model(self.options.start)[1], f"model {self.options.start}"
+        else:
+            network, origin = build_model(self.model, len(self.bands)), "random"
+        if source is not None:
+            origin = load_encoder_weights(network, self.model, source, self.bands)
+        if self.recipe.encoder_rate != 1 and encoder_of(network) is None:
+            raise UsageError(
+                f"Cannot train {self.model} with encoder_rate {self.recipe.encoder_rate:g}: it has "
+                "no encoder. Leave it at 1, or choose another --model."
+            )
+        return network, origin
 
     def fingerprint(self, precision: str) -> dict[str, Any]:
         """What must be the same for unfinished work to be continued."""
@@ -247,10 +279,9 @@ class TrainingPlan:
             "bands": list(self.bands),
             "optional": list(self.optional),
             "seed": options.seed,
-            "start": None if options.start is None else str(options.start),
-            "encoder_weights": options.encoder_weights,
+            "start": options.start and _content(options.start),
+            "encoder_weights": options.encoder_weights and _content(options.encoder_weights),
             "precision": precision,
-            "accumulate": options.accumulate,
             "tiles": [tiles.sha256() for tiles in self.tile_sets],
         }
 
@@ -297,6 +328,7 @@ class TrainingPlan:
                 "landslip": __version__,
                 "recipe": asdict(self.recipe),
                 "seed": self.options.seed,
+                "accumulate": self.options.accumulate,
                 "crop_px": ground.crop,
                 "tiles": {split: len(self.tiles(split)) for split in SPLITS},
                 "tile_sets": [
@@ -328,6 +360,11 @@ def require_known(options: TrainOptions, recipe: Recipe | None = None) -> None:
         raise UsageError(
             f"Cannot read with {options.workers} workers: expected at least 1. Correct --workers."
         )
+
+
+def _content(path: str | Path) -> str | int:
+    """The hash of a file; what is none, such as the name of weights, as it is."""
+    return file_fingerprint(path).get("sha256", str(path))
 
 
 def scores_of(counts: Counts) -> dict[str, float | None]:

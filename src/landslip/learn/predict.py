@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,12 @@ from torch import nn
 
 from landslip.assess.scores import ScoreHistogram
 from landslip.geo.errors import BandError, TileSetError
-from landslip.geo.labels import UNLABELLED
 from landslip.geo.probability import encode
 from landslip.geo.progress import track
+from landslip.learn.batches import ScoringGround
 from landslip.learn.card import ModelCard, load_model
 from landslip.learn.device import Compute
-from landslip.prepare.scaling import Scaling, bands_at_hand
-from landslip.prepare.tile_set import Tile, TileSet
+from landslip.prepare.tile_set import TileSet
 
 log = logging.getLogger(__name__)
 
@@ -49,58 +48,25 @@ def probabilities(
     return scores[:, :height, :width]
 
 
-def score_tiles(
+def score_batches(
     network: nn.Module,
-    tiles: Sequence[tuple[TileSet, Tile]],
-    scaling: Scaling,
+    batches: Iterable[tuple[NDArray[np.float32], NDArray[np.uint8]]],
     compute: Compute,
-    *,
     stride_px: int,
-    optional: Sequence[str] = (),
-    batch: int = 8,
 ) -> ScoreHistogram:
-    """Scores pooled over the pixels of tiles; ground in several tiles counts once.
+    """Scores pooled over all pixels.
 
     Args:
         network: In evaluation mode, on the device of `compute`.
-        tiles: Tiles with their sets.
-        scaling: Of all bands of the network.
+        batches: Scaled images (B, C, H, W) and their labels (B, H, W): 0, 1, 255.
         compute: Device and precision.
         stride_px: Images are mirrored to a multiple of this and cut back.
-        optional: Bands that tiles may lack.
-        batch: Tiles that are scored at once.
-
-    Raises:
-        BandError: Tiles lack a band that is not optional.
     """
     total = ScoreHistogram.empty()
-    for group in _alike(tiles, batch):
-        read = [
-            tile_set.read(tile, bands_at_hand(scaling.bands, tile_set.bands, optional))
-            for tile_set, tile in group
-        ]
-        images = np.stack([scaling.apply_all([raster]) for raster, _ in read])
-        scored = probabilities(network, images, compute, stride_px)
-        for (tile_set, tile), (_, labels), scores in zip(group, read, scored, strict=True):
-            counted = np.where(tile_set.first_seen(tile), labels, UNLABELLED).astype(np.uint8)
-            total += ScoreHistogram.of(encode(scores), counted)
+    for images, labels in batches:
+        scores = probabilities(network, images, compute, stride_px)
+        total += ScoreHistogram.of(encode(scores), labels)
     return total
-
-
-def _alike(
-    tiles: Sequence[tuple[TileSet, Tile]], batch: int
-) -> Iterator[list[tuple[TileSet, Tile]]]:
-    """Groups of at most `batch` tiles that follow one another and have one size."""
-    group: list[tuple[TileSet, Tile]] = []
-    for tile_set, tile in tiles:
-        if group:
-            last = group[-1][1]
-            if len(group) == batch or (last.height, last.width) != (tile.height, tile.width):
-                yield group
-                group = []
-        group.append((tile_set, tile))
-    if group:
-        yield group
 
 
 def score_model(
@@ -130,20 +96,19 @@ def score_model(
     _require_like(tile_set, card)
     compute = Compute.choose(device, precision)
     placed = compute.place(network)
-    total = ScoreHistogram.empty()
+    ground = ScoringGround(
+        tiles=tuple((tile_set, tile) for tile in chosen), scaling=card.scaling_of_bands,
+        optional=card.optional_bands,
+    )  # fmt: skip
+    batches = track(ground.batches(1, workers=2), total=len(chosen), what="Scoring")
     try:
-        for tile in track(chosen, total=len(chosen), what="Scoring"):
-            total += score_tiles(
-                placed, [(tile_set, tile)], card.scaling_of_bands, compute,
-                stride_px=card.stride_px, optional=card.optional_bands,
-            )  # fmt: skip
+        return score_batches(placed, batches, compute, card.stride_px)
     except BandError as error:
         raise BandError(
             f"Cannot score {model} on {tile_set.folder}: the model needs bands "
             f"{', '.join(card.required_bands)}, the tiles hold {', '.join(tile_set.bands)}. "
             "Use tiles with those bands."
         ) from error
-    return total
 
 
 def _require_like(tile_set: TileSet, card: ModelCard) -> None:

@@ -85,8 +85,12 @@ class Recipe:
                     f"Cannot train with {name} '{getattr(self, name)}': expected "
                     f"{' or '.join(known)}."
                 )
-        if self.schedule == "step" and self.drop_every < 1:
-            raise UsageError("Cannot train: the schedule 'step' needs --drop-every of at least 1.")
+        if (self.schedule == "step") != (self.drop_every >= 1):
+            raise UsageError(
+                f"Cannot train with schedule '{self.schedule}' and --drop-every "
+                f"{self.drop_every}: 'step' needs at least 1, 'one-cycle' takes none. "
+                "Correct one of them."
+            )
         for name, low, high in _LIMITS:
             if not low <= getattr(self, name) <= high:
                 raise UsageError(
@@ -94,12 +98,13 @@ class Recipe:
                     f"{high:g}. Correct it."
                 )
 
-    def rate(self, share: float) -> float:
-        """Learning rate after a share of the training (0 to 1)."""
+    def rate(self, passed: float, epochs: int) -> float:
+        """Learning rate after `passed` of `epochs` passes over the ground."""
         if self.schedule == "step":
-            # A hair more, so that 20 of 200 epochs are 20 whatever the rounding.
-            drops = int(share * self.epochs * (1 + 1e-9)) // self.drop_every
+            # A hair more, so that 20 epochs are 20 whatever the rounding.
+            drops = int(passed * (1 + 1e-9)) // self.drop_every
             return float(self.learning_rate * 0.1**drops)
+        share = passed / epochs
         # Smith 2018, arXiv:1708.07120: a linear rise, then half a cosine down.
         if share < ONE_CYCLE_RISE:
             return self.learning_rate * (0.04 + 0.96 * share / ONE_CYCLE_RISE)
@@ -180,6 +185,7 @@ def recipe_named(name: str, settings: Mapping[str, object] | None = None) -> Rec
     Args:
         name: Key of `RECIPES`.
         settings: Field of `Recipe` -> value; texts are converted, as the command line gives them.
+            Epochs without steps end a training that the recipe would end by its steps.
 
     Raises:
         UsageError: There is no recipe or setting of that name, or a value is out of range.
@@ -195,6 +201,8 @@ def recipe_named(name: str, settings: Mapping[str, object] | None = None) -> Rec
                 f"Cannot set '{key}': a recipe has {', '.join(known)}. Correct the name."
             )
         changes[key] = _converted(key, value, getattr(recipe, key))
+    if "epochs" in changes:
+        changes.setdefault("steps", 0)
     return replace(recipe, **changes)
 
 

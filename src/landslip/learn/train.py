@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from landslip.assess.pictures import write_pr_curve
@@ -25,22 +26,24 @@ from landslip.geo.output import plain_write_errors, refuse_existing, whole_file
 from landslip.geo.parallel import default_threads
 from landslip.geo.progress import duration, track
 from landslip.geo.scene import SceneLike, open_scene
-from landslip.learn.batches import Batch, TrainingGround
+from landslip.learn.batches import Batch, ScoringGround, TrainingGround
 from landslip.learn.card import ModelCard, parameter_count, save_model
 from landslip.learn.checkpoint import Checkpoint, TrainState
 from landslip.learn.device import Compute
 from landslip.learn.engine import (
     AveragedWeights,
+    deterministic,
     fix_statistics,
     groups_of_parameters,
     is_out_of_memory,
     launch,
+    share_statistics,
 )
 from landslip.learn.history import Curves, EpochRow, write_history
 from landslip.learn.losses import LOSSES
 from landslip.learn.models import encoder_of
 from landslip.learn.plan import TrainingPlan, TrainOptions, require_known
-from landslip.learn.predict import score_tiles
+from landslip.learn.predict import score_batches
 from landslip.learn.recipes import Recipe
 from landslip.prepare.scaling import Scaling
 from landslip.prepare.split import TileOptions
@@ -49,12 +52,17 @@ from landslip.prepare.tiles import tiles_of_scene
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-    from lightning_fabric.wrappers import _FabricModule
+    from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 
 log = logging.getLogger(__name__)
 
 SAVE_INTERVAL_S = 300.0
 """Seconds between two saves inside an epoch."""
+ASK_EVERY = 16
+"""Steps between two questions among processes whether one was asked to stop."""
+Scored = tuple[NDArray[np.float32], NDArray[np.uint8]]
+"""Scaled images (B, C, H, W), and labels (B, H, W)."""
+Shown = TypeVar("Shown")
 
 
 def train_model(
@@ -97,17 +105,20 @@ def train_model(
         raise TileSetError("Cannot train: no tile set is named. Make one with landslip tile.")
     plan = TrainingPlan(opened, options)
     partial = out.with_name(f"{out.name}.partial")
-    with plain_write_errors(partial):
-        partial.mkdir(parents=True, exist_ok=True)
+    with plain_write_errors(partial), deterministic(options.deterministic):
+        training = _Training(plan)
+        with training.fabric.rank_zero_first():
+            checkpoint = Checkpoint.open(partial, plan.fingerprint(training.compute.precision))
         try:
-            training = _Training(plan, partial)
-            card = training.run(out, overwrite=overwrite)
+            card = training.run(out, checkpoint, overwrite=overwrite)
         except Exception:
             # Nothing was learnt yet: what failed must not stand in the way of the next start.
-            Checkpoint.forget_empty(partial)
+            checkpoint.forget_if_empty()
             raise
-        if training.is_first:
-            shutil.rmtree(partial)
+    if training.is_first:
+        shutil.rmtree(partial, ignore_errors=True)
+        if partial.exists():
+            log.warning("%s is no longer needed and could not be removed", partial)
     return card
 
 
@@ -165,15 +176,10 @@ def _require_safetensors(out: Path) -> None:
 class _Training:
     """One training, from a plan to a card; holds what the loop's sections share."""
 
-    def __init__(self, plan: TrainingPlan, partial: Path) -> None:
+    def __init__(self, plan: TrainingPlan) -> None:
         self.plan = plan
-        self.partial = partial
         self.recipe = plan.recipe
         options = plan.options
-        if options.deterministic:
-            # cuBLAS is deterministic only with a fixed workspace, set before its first use.
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True)
         chosen = Compute.choose(options.device, options.precision)
         self.fabric, self.compute = launch(chosen)
         self.is_first = self.fabric.global_rank == 0
@@ -185,20 +191,20 @@ class _Training:
                 f"processes. Use --batch {self.fabric.world_size} or more."
             )
         self.loss = LOSSES[self.recipe.loss]
+        self.workers = options.workers or _default_workers(self.compute)
+        self.curves = Curves(options.tensorboard if self.is_first else None)
 
-    def run(self, out: Path, *, overwrite: bool) -> ModelCard:
+    def run(self, out: Path, checkpoint: Checkpoint, *, overwrite: bool) -> ModelCard:
         """The training, epoch by epoch."""
         plan, recipe, fabric, compute = self.plan, self.recipe, self.fabric, self.compute
+        plain, origin = plan.first_network()
         with fabric.rank_zero_first():
-            checkpoint = Checkpoint.open(self.partial, plan.fingerprint(compute.precision))
-            percentiles = checkpoint.percentiles or plan.measured()
-            if self.is_first:
-                checkpoint.keep_percentiles(percentiles)
-        ground = plan.ground(plan.scaling(percentiles))
+            percentiles, scaling = checkpoint.measured(plan.measured_scaling)
+        ground = plan.ground(scaling)
+        judge = self._part(plan.validation_tiles, scaling)
         steps = len(ground.groups(0))
         epochs = recipe.epochs_of(steps)
 
-        plain, origin = plan.first_network()
         if fabric.world_size > 1 and compute.device.type == "cuda":
             plain = nn.SyncBatchNorm.convert_sync_batchnorm(plain)
         plain = compute.place(plain)
@@ -214,15 +220,14 @@ class _Training:
         if state.epoch or state.step:
             log.info("continuing in epoch %d at step %d", state.epoch + 1, state.step)
         elif plan.start is not None and plan.validation_tiles:
-            begun_with = self._score(plain, ground.scaling, plan.validation_tiles)
+            begun_with = self._score(plain, _Timed(self._judged(judge)))
             f1 = begun_with.counts(begun_with.best_threshold()).f1
             log.info("before training: validation F1 %.3f", f1)
             if self.is_first:
-                checkpoint.save_best(plain.state_dict())
+                checkpoint.save_best(plain.state_dict(), 0)
             state = replace(state, best_f1=_worst_if_undefined(f1))
 
-        events = plan.options.tensorboard if self.is_first else None
-        with Interruption() as interruption, Curves(events) as curves:
+        with Interruption() as interruption, self.curves as curves:
             saved_at = time.monotonic()
 
             def save() -> None:
@@ -235,19 +240,17 @@ class _Training:
                 plain.train()
                 if recipe.fixed_statistics:
                     fix_statistics(plain)
-                batches = _Timed(self._batches(ground, state))
+                batches = _Timed(self._shown(ground, state))
                 what = f"Epoch {state.epoch + 1}/{epochs}"
                 sent: tuple[torch.Tensor, Batch] | None = None
                 for batch in track(batches, total=steps - state.step, what=what):
                     done = state.epoch * steps + state.step
-                    rate = recipe.rate(done / (epochs * steps))
+                    rate = recipe.rate(done / steps, epochs)
                     for group in optimizer.param_groups:
                         group["lr"] = rate * group["share"]
                     # Dropout, too, is a function of seed and step.
                     torch.manual_seed(hash((plan.options.seed, done, fabric.global_rank)))
-                    loss = self._learn(network, batch)
-                    driver.step()
-                    optimizer.zero_grad(set_to_none=True)
+                    loss = self._learn(network, driver, batch)
                     if averaged is not None:
                         averaged.update(plain, done + 1)
                     # The loss before this one is looked at while the device computes this one.
@@ -255,32 +258,39 @@ class _Training:
                         state, step=state.step + 1, loss_sum=state.loss_sum + _checked(sent, state)
                     )
                     sent = loss, batch
-                    asked = self._anyone(interruption.asked)
+                    asked = self._anyone(interruption.asked, done)
                     if asked or time.monotonic() - saved_at > SAVE_INTERVAL_S:
-                        state = replace(state, loss_sum=state.loss_sum + _checked(sent, state))
-                        sent = None
+                        state = replace(
+                            state, loss_sum=state.loss_sum + _checked(sent, state),
+                            seconds=state.seconds + time.monotonic() - begun,
+                            waited_s=state.waited_s + batches.waited_s,
+                        )  # fmt: skip
+                        sent, batches.waited_s = None, 0.0
                         save()
-                        saved_at = time.monotonic()
+                        begun = saved_at = time.monotonic()
                         _stop_if_asked(asked, state)
                 state = replace(state, loss_sum=state.loss_sum + _checked(sent, state))
 
                 # Score the validation ground, and keep the best weights.
                 with _weights_of(plain, averaged):
-                    histogram = self._score(plain, ground.scaling, plan.validation_tiles)
+                    judged = _Timed(self._judged(judge))
+                    histogram = self._score(plain, judged)
                     threshold = histogram.best_threshold()
                     counts = histogram.counts(threshold)
                     f1 = _worst_if_undefined(counts.f1)
                     if not plan.validation_tiles or f1 > state.best_f1:
                         if self.is_first:
-                            checkpoint.save_best(plain.state_dict())
+                            checkpoint.save_best(plain.state_dict(), state.epoch + 1)
                         state = replace(state, best_f1=f1, best_epoch=state.epoch + 1)
                 row = EpochRow(
-                    state.epoch + 1, state.loss_sum / steps, recipe.rate(state.epoch / epochs),
+                    state.epoch + 1, self._mean(state.loss_sum / steps),
+                    recipe.rate(state.epoch, epochs),
                     counts.precision, counts.recall, counts.f1, threshold,
-                    round(time.monotonic() - begun, 2), round(batches.waited_s, 2),
+                    round(state.seconds + time.monotonic() - begun, 2),
+                    round(state.waited_s + batches.waited_s + judged.waited_s, 2),
                 )  # fmt: skip
-                state = replace(
-                    state, epoch=state.epoch + 1, step=0, loss_sum=0.0,
+                state = TrainState(
+                    epoch=state.epoch + 1, best_f1=state.best_f1, best_epoch=state.best_epoch,
                     history=(*state.history, row),
                 )  # fmt: skip
                 save()
@@ -289,14 +299,16 @@ class _Training:
                 left = row.seconds * (epochs - state.epoch)
                 log.info("%s, %s left", row.text(epochs), duration(left))
                 if state.epoch < epochs:
-                    _stop_if_asked(self._anyone(interruption.asked), state)
+                    _stop_if_asked(self._anyone(interruption.asked, 0), state)
 
         # Describe the best weights, and write them under their final name.
         fabric.barrier()
-        checkpoint.load_best(plain)
-        validation = self._score(plain, ground.scaling, plan.validation_tiles)
+        checkpoint.load_best(plain, state.best_epoch)
+        validation = self._score(plain, self._judged(judge))
         tested = plan.tiles("test")
-        test = self._score(plain, ground.scaling, tested) if tested else None
+        test = None
+        if tested:
+            test = self._score(plain, self._judged(self._part(tested, scaling)))
         card = plan.card(
             out.stem, plain, ground, percentiles, validation, test,
             {
@@ -313,45 +325,74 @@ class _Training:
         fabric.barrier()
         return card
 
-    def _batches(self, ground: TrainingGround, state: TrainState) -> Iterator[Batch]:
+    def _part(self, tiles: tuple[tuple[TileSet, Tile], ...], scaling: Scaling) -> ScoringGround:
+        """What this process scores of these tiles."""
+        own = tiles[self.fabric.global_rank :: self.fabric.world_size]
+        return self.plan.scoring_ground(own, scaling)
+
+    def _shown(self, ground: TrainingGround, state: TrainState) -> Iterator[Batch]:
         return ground.batches(
             state.epoch, state.step, rank=self.fabric.global_rank, world=self.fabric.world_size,
-            workers=self.plan.options.workers or _default_workers(self.compute),
-            pinned=self.compute.device.type == "cuda",
+            workers=self.workers, pinned=self.compute.device.type == "cuda",
         )  # fmt: skip
 
-    def _learn(self, network: _FabricModule, batch: Batch) -> torch.Tensor:
-        """Gradients of one batch, in parts; returns its loss, which may still be computed."""
+    def _judged(self, ground: ScoringGround) -> Iterator[Scored]:
+        """Tiles to score, at once no more pixels than are learnt from at once."""
+        parts = self.plan.options.accumulate * self.fabric.world_size
+        most_px = -(-self.recipe.batch // parts) * self.plan.crop**2
+        return ground.batches(most_px, workers=self.workers)
+
+    def _learn(
+        self, network: _FabricModule, driver: _FabricOptimizer, batch: Batch
+    ) -> torch.Tensor:
+        """Take one step, its batch in parts; returns the loss, which may still be computed."""
         try:
-            return self._backward(network, batch, self.plan.options.accumulate)
+            return self._step(network, driver, batch, self.plan.options.accumulate)
         except Exception as error:
+            if "more than 1 value per channel" in str(error):
+                raise UsageError(
+                    f"Cannot train {self.plan.model} on one sample at a time: it normalises over "
+                    "the samples of a part. Use --batch 2 or more, and fewer parts (--accumulate)."
+                ) from error
             if not is_out_of_memory(error):
                 raise
-            network.zero_grad(set_to_none=True)
+            driver.zero_grad(set_to_none=True)
         # Outside the handler: the traceback holds on to what did not fit.
-        raise DataError(self._fitting(network, batch))
+        raise DataError(self._fitting(network, driver, batch))
 
-    def _backward(self, network: _FabricModule, batch: Batch, parts: int) -> torch.Tensor:
+    def _step(
+        self, network: _FabricModule, driver: _FabricOptimizer, batch: Batch, parts: int
+    ) -> torch.Tensor:
         count = len(batch.images)
-        size = -(-count // parts)
         total = torch.zeros((), device=self.compute.device)
-        for begin in range(0, count, size):
-            part = batch.part(begin, begin + size).each(self.compute.send)
-            with self.fabric.no_backward_sync(network, enabled=begin + size < count):
+        cuts = np.linspace(0, count, min(parts, count) + 1).astype(int).tolist()
+        for begin, end in pairwise(cuts):
+            part = batch.part(begin, end).each(self.compute.send)
+            with self.fabric.no_backward_sync(network, enabled=end < count):
                 loss = self.loss(network(part.images), part.labels, part.weights)
                 share = loss * (len(part.images) / count)
                 self.fabric.backward(share)
             total += share.detach()
+        driver.step()
+        driver.zero_grad(set_to_none=True)
         return total
 
-    def _fitting(self, network: _FabricModule, batch: Batch) -> str:
+    def _fitting(self, network: _FabricModule, driver: _FabricOptimizer, batch: Batch) -> str:
         """What to do where memory ran out, found by trying smaller parts."""
-        size = len(batch.images) // self.plan.options.accumulate
+        parts = self.plan.options.accumulate
+        size = -(-len(batch.images) // parts)
         crop = batch.images.shape[-1]
+        if self.fabric.world_size > 1:
+            # Nothing can be tried: the other processes wait for this one's gradients.
+            return (
+                f"Cannot train: {size} samples of {crop} px at once do not fit into the memory of "
+                f"{self.compute.text}. Use --accumulate {2 * parts}, which takes the same steps in "
+                "parts, or a smaller --crop."
+            )
         while size > 1:
             size //= 2
             try:
-                self._backward(network, batch.part(0, size), 1)
+                self._step(network, driver, batch.part(0, size), 1)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -367,24 +408,42 @@ class _Training:
             f"{self.compute.text}. Use --crop {max(crop // 2, 32)}, or a smaller --model."
         )
 
-    def _anyone(self, asked: bool) -> bool:
-        """True where any process was asked to stop: they must stop after the same step."""
+    def _anyone(self, asked: bool, step: int) -> bool:
+        """True where any process was asked to stop: they must stop after the same step.
+
+        They ask each other now and then only, because a GPU must finish its work to answer.
+        """
         if self.fabric.world_size == 1:
             return asked
+        if step % ASK_EVERY:
+            return False
         flag = torch.tensor(float(asked), device=self.compute.device)
         self.fabric.all_reduce(flag, reduce_op="sum")  # in place
         return bool(flag)
 
-    def _score(
-        self, network: nn.Module, scaling: Scaling, tiles: Sequence[tuple[TileSet, Tile]]
-    ) -> ScoreHistogram:
+    def _mean(self, value: float) -> float:
+        """The mean over all processes."""
+        if self.fabric.world_size == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64, device=self.compute.device)
+        self.fabric.all_reduce(total, reduce_op="sum")  # in place
+        return float(total) / self.fabric.world_size
+
+    def _score(self, network: nn.Module, batches: Iterable[Scored]) -> ScoreHistogram:
         network.eval()
-        rank, world = self.fabric.global_rank, self.fabric.world_size
-        own = score_tiles(
-            network, tiles[rank::world], scaling, self.compute, stride_px=self.plan.entry.stride,
-            batch=self.recipe.batch,
-        )  # fmt: skip
-        return own if world == 1 else _summed(self.fabric, own)
+        if self.fabric.world_size > 1:
+            share_statistics(network)
+        try:
+            own = score_batches(network, batches, self.compute, self.plan.entry.stride)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise DataError(
+                f"Cannot score: the validation or test tiles do not fit into the memory of "
+                f"{self.compute.text}. Use --accumulate {2 * self.plan.options.accumulate}, or "
+                "tile with a smaller --size."
+            ) from error
+        return own if self.fabric.world_size == 1 else _summed(self.fabric, own)
 
     def _write(
         self,
@@ -406,14 +465,14 @@ class _Training:
         save_model(out, network, card, overwrite=overwrite)
 
 
-class _Timed:
+class _Timed(Generic[Shown]):
     """Batches, and how long they were waited for."""
 
-    def __init__(self, batches: Iterator[Batch]) -> None:
+    def __init__(self, batches: Iterator[Shown]) -> None:
         self._batches = batches
         self.waited_s = 0.0
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Shown]:
         while True:
             begun = time.monotonic()
             batch = next(self._batches, None)

@@ -18,6 +18,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -238,13 +239,25 @@ class TileSet:
         own = tile.window
         if own is None:
             return seen
-        for earlier in self.of(tile.split):
-            if earlier == tile:
-                break
-            shared = earlier.window and own.intersection(earlier.window)
-            if shared:
-                seen[shared.relative_to(own).slices] = False
+        names, boxes = self._boxes[tile.split]
+        earlier = boxes[: names[tile.name]]
+        top, left = earlier[:, 0] - tile.row, earlier[:, 1] - tile.col
+        bottom, right = top + earlier[:, 2], left + earlier[:, 3]
+        shared = (top < tile.height) & (left < tile.width) & (bottom > 0) & (right > 0)
+        for n in np.flatnonzero(shared & (earlier[:, 0] >= 0)):
+            seen[max(top[n], 0) : bottom[n], max(left[n], 0) : right[n]] = False
         return seen
+
+    @cached_property
+    def _boxes(self) -> dict[str, tuple[dict[str, int], NDArray[np.int64]]]:
+        """By side, the numbers of its tiles by name, and (row, col, height, width) of each (px)."""
+        sides = {}
+        for split in {tile.split for tile in self.tiles}:
+            own = self.of(split)
+            boxes = [(tile.row, tile.col, tile.height, tile.width) for tile in own]
+            names = {tile.name: number for number, tile in enumerate(own)}
+            sides[split] = names, np.array(boxes, dtype=np.int64)
+        return sides
 
     def sha256(self) -> str:
         """Hash of the index: tiles, sides, pixel size and sources."""
