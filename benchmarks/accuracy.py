@@ -6,7 +6,8 @@ repeated; a run that was stopped goes on. Settings are chosen by the scores on v
 test, which `table` shows, are for the report.
 
     python benchmarks/accuracy.py run bijie --model resunet --recipe paper --set epochs=20
-    python benchmarks/accuracy.py run landslide4sense --set epochs=15 --set ema=0 --name no-ema
+    python benchmarks/accuracy.py run landslide4sense --set epochs=15 --set ema=0
+    python benchmarks/accuracy.py run iburi --use red,green,blue,slope --optional slope
     python benchmarks/accuracy.py table
     python benchmarks/accuracy.py choose landslide4sense
 """
@@ -23,18 +24,21 @@ import os
 import statistics
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import landslip
 from landslip.geo.output import whole_file
 from landslip.learn.models import DEFAULT_MODEL
+from landslip.learn.predict import score_model
+from landslip.prepare.tile_set import TileSet
 
 RESULTS = Path("experiments/accuracy.json")
 WORK = Path("local/accuracy")
 FOLDERS = {"bijie": 0.8, "landslide4sense": 10.0}
 """Data sets that are pictures and masks, with their pixel size (m)."""
-DATA_SETS = (*FOLDERS, "tianshui")
+DATA_SETS = (*FOLDERS, "iburi", "tianshui")
 RISING = 0.01
 """Gain in validation F1 over the last fifth above which a run was given too little."""
 SCORES = ("precision", "recall", "f1", "iou")
@@ -51,6 +55,13 @@ def tiles_of(name: str) -> Path:
         landslip.tiles_from_folder(
             data, tiles, bands=["red", "green", "blue"], pixel_size_m=FOLDERS[name]
         )
+    elif name == "iburi":
+        # All bands in one set, so that every choice of them has the same ground.
+        stack = landslip.open_scene(
+            data / "post.tif", sensor="sentinel-2", dem=data / "dsm.tif", pre=data / "pre.tif"
+        )
+        options = landslip.TileOptions(size=128, stride=64, gap=0)
+        landslip.make_tiles(stack, data / "labels.tif", tiles, options=options)
     else:
         options = landslip.TileOptions(size=600, stride=100, split="columns:3600,4200")
         scene, inventory = data / "scene.tif", data / "landslides.gpkg"
@@ -65,15 +76,18 @@ def settings_of(recipe: str, changed: dict[str, str]) -> landslip.Recipe:
     return landslip.recipe_named(recipe, changed)
 
 
-def run(data: str, model: str, recipe: str, changed: dict[str, str], seed: int, name: str) -> None:
+def run(data: str, recipe: str, changed: dict[str, str], options: landslip.TrainOptions) -> None:
     """Train and score, or say that it was done."""
-    words = [data, model.replace("/", "-").replace(":", "-"), name or recipe, f"seed{seed}"]
-    key = "_".join([*words[:3], *(f"{k}={v}" for k, v in sorted(changed.items())), words[3]])
+    assert options.model is not None
+    bands = {"use": options.bands, "optional": options.optional}
+    shown = changed | {key: "+".join(value) for key, value in bands.items() if value}
+    words = [data, options.model.replace("/", "-").replace(":", "-"), recipe]
+    words += [f"{key}={value}" for key, value in sorted(shown.items())]
+    key = "_".join([*words, f"seed{options.seed}"])
     if key in read_results():
         print(f"{key} is in {RESULTS}")
         return
     out = WORK / f"{key}.safetensors"
-    options = landslip.TrainOptions(model=model, recipe=settings_of(recipe, changed), seed=seed)
     tiles = tiles_of(data)
     spent = out.with_suffix(".processor_seconds")
     if not out.exists():
@@ -83,10 +97,23 @@ def run(data: str, model: str, recipe: str, changed: dict[str, str], seed: int, 
         finally:
             before = float(spent.read_text()) if spent.exists() else 0.0
             spent.write_text(str(before + time.process_time() - begun))
-    keep(key, record_of(out, data, name or recipe, changed, seed))
+    record = record_of(out) | {"data": data, "recipe": recipe, "changed": shown}
+    if options.optional:
+        record["test_without_optional"] = scores_without_optional(out, TileSet.open(tiles))
+    keep(key, record)
 
 
-def record_of(out: Path, data: str, name: str, changed: dict[str, str], seed: int) -> Record:
+def scores_without_optional(model: Path, tiles: TileSet) -> dict[str, float]:
+    """Scores on test tiles that lack the optional bands."""
+    card = landslip.load_card(model)
+    units = dict(zip(tiles.bands, tiles.units, strict=True))
+    bands = card.required_bands
+    bare = replace(tiles, bands=bands, units=tuple(units[band] for band in bands), types=())
+    counts = score_model(model, bare, split="test").counts(card.threshold)
+    return {key: round(float(getattr(counts, key)), 6) for key in SCORES}
+
+
+def record_of(out: Path) -> Record:
     """What a finished model tells, with its history."""
     card = landslip.load_card(out)
     with out.with_suffix(".history.csv").open() as file:
@@ -94,12 +121,9 @@ def record_of(out: Path, data: str, name: str, changed: dict[str, str], seed: in
     validation = [round(float(row["f1"]), 4) for row in rows]
     spent = out.with_suffix(".processor_seconds")
     return {
-        "data": data,
         "model": card.architecture,
-        "recipe": name,
-        "changed": changed,
         "settings": card.training["recipe"],
-        "seed": seed,
+        "seed": card.training["seed"],
         "parameters": card.total_parameters,
         "epochs": len(rows),
         "best_epoch": card.training["best_epoch"],
@@ -197,7 +221,8 @@ def main() -> None:
     one.add_argument("--recipe", default="modern")
     one.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     one.add_argument("--seed", type=int, default=0)
-    one.add_argument("--name", default="", help="name of the changed recipe")
+    one.add_argument("--use", help="bands, by commas")
+    one.add_argument("--optional", default="", help="of these, bands that may lack")
     table = verbs.add_parser("table", help="scores on test")
     choose = verbs.add_parser("choose", help="scores on validation")
     for each in (table, choose):
@@ -207,7 +232,12 @@ def main() -> None:
     logging.getLogger("landslip").setLevel(logging.INFO)
     if asked.verb == "run":
         changed = dict(item.split("=", 1) for item in asked.set)
-        run(asked.data, asked.model, asked.recipe, changed, asked.seed, asked.name)
+        options = landslip.TrainOptions(
+            model=asked.model, recipe=settings_of(asked.recipe, changed), seed=asked.seed,
+            bands=tuple(asked.use.split(",")) if asked.use else None,
+            optional=tuple(asked.optional.split(",")) if asked.optional else (),
+        )  # fmt: skip
+        run(asked.data, asked.recipe, changed, options)
     else:
         print_table("test" if asked.verb == "table" else "validation", asked.data)
 
