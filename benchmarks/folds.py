@@ -1,0 +1,216 @@
+"""How many landslides of each size are found on ground that was not seen: Tianshui in three folds.
+
+Needs the data folder named by LANDSLIP_DATA. The strip is cut into three parts of 1,800 columns.
+Each is mapped by a model that saw nothing of it: 600 columns beside it choose weights and
+threshold, the rest trains. The three maps are joined, and every landslide is tested once. Finished
+runs are kept in `experiments/folds.json`, with their counts by block of 50 m, so that two can be
+compared.
+
+    python benchmarks/folds.py run --model resunet --recipe paper --set epochs=15 --set batch=1
+    python benchmarks/folds.py run --set epochs=12
+    python benchmarks/folds.py compare FIRST SECOND
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import time
+from dataclasses import astuple
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+from numpy.typing import NDArray
+
+import landslip
+from accuracy import settings_of
+from landslip.assess.objects import (
+    SIZE_CLASSES_M2,
+    SizeCounts,
+    compare_objects,
+    mapped_at,
+    paired_difference,
+)
+from landslip.geo.grid import Grid, Window
+from landslip.geo.output import whole_file
+from landslip.geo.raster import FileScene
+from landslip.learn.models import DEFAULT_MODEL
+
+RESULTS = Path("experiments/folds.json")
+WORK = Path("local/folds")
+COLUMNS = 1800
+"""Of a fold (px)."""
+CHOOSING = ((1800, 2400), (3600, 4200), (3000, 3600))
+"""Columns that choose, by fold."""
+BLOCK_M = 50.0
+SMALL = {"< 100 m2": (0,), "100-400 m2": (1,), "< 400 m2": (0, 1)}
+"""Size classes by name."""
+
+
+def data() -> Path:
+    """The strip."""
+    return Path(os.environ["LANDSLIP_DATA"]) / "tianshui"
+
+
+def grid() -> Grid:
+    """Its grid."""
+    scene = landslip.open_scene(data() / "scene.tif")
+    scene.close()
+    return scene.grid
+
+
+def tiles_of_fold(fold: int) -> Path:
+    """The tile set whose training and choosing tiles lie outside the fold; made once."""
+    folder = WORK / f"tiles{fold}"
+    if folder.exists():
+        return folder
+    WORK.mkdir(parents=True, exist_ok=True)
+    whole = grid()
+    held_out, choosing = (fold * COLUMNS, (fold + 1) * COLUMNS), CHOOSING[fold]
+    edges = sorted({0, whole.width, *held_out, *choosing})
+    rows = []
+    for left, right in pairwise(edges):
+        side = "validation" if left == choosing[0] else "train"
+        if not held_out[0] <= left < held_out[1]:
+            window = Window(0, left, whole.height, right - left)
+            rows.append((side, whole.crop(window).footprint()))
+    sides, shapes = zip(*rows, strict=True)
+    split = WORK / f"split{fold}.gpkg"
+    gpd.GeoDataFrame({"split": sides}, geometry=list(shapes), crs=whole.crs).to_file(split)
+    options = landslip.TileOptions(size=600, stride=100, split=str(split))
+    landslip.make_tiles(data() / "scene.tif", data() / "landslides.gpkg", folder, options=options)
+    return folder
+
+
+def mapped_fold(fold: int, key: str, options: landslip.TrainOptions) -> NDArray[np.uint8]:
+    """Yes and no on the fold, (rows, COLUMNS), by a model that did not see it."""
+    model, folder = WORK / f"{key}_fold{fold}.safetensors", WORK / f"{key}_fold{fold}"
+    if not model.exists():
+        landslip.train_model([tiles_of_fold(fold)], model, options=options)
+    if not folder.exists():
+        landslip.map_scene(data() / "scene.tif", model, folder)
+    codes = FileScene(str(folder / "probability.tif"), {"probability": 1})
+    window = Window(0, fold * COLUMNS, codes.grid.height, COLUMNS)
+    read = codes.read(window, ["probability"])
+    codes.close()
+    plane = np.where(read.valid, read.values[0], 255).astype(np.uint8)
+    return mapped_at(plane, landslip.load_card(model).threshold)
+
+
+def run(recipe: str, changed: dict[str, str], options: landslip.TrainOptions) -> None:
+    """Train three times, join the maps, count."""
+    assert options.model is not None
+    words = [options.model.replace("/", "-").replace(":", "-"), recipe]
+    words += [f"{name}={value}" for name, value in sorted(changed.items())]
+    key = "_".join([*words, f"seed{options.seed}"])
+    results = read_results()
+    if key in results:
+        print(f"{key} is in {RESULTS}")
+        return
+    begun = time.process_time()
+    mapped = np.concatenate([mapped_fold(n, key, options) for n in range(3)], axis=1)
+    labels = FileScene(str(data() / "labels.tif"), {"label": 1})
+    truth = labels.read(labels.grid.window, ["label"]).values[0].astype(np.uint8)
+    labels.close()
+    found = compare_objects(mapped, truth, grid())
+    both = int(((mapped == 1) & (truth == 1)).sum())
+    results[key] = {
+        "processor_seconds": round(time.process_time() - begun),
+        "pixels": {
+            "precision": round(both / max(int((mapped == 1).sum()), 1), 4),
+            "recall": round(both / int((truth == 1).sum()), 4),
+        },
+        "counts": numbers_of(found.counts()),
+        "blocks": [numbers_of(each) for each in found.by_blocks(BLOCK_M)],
+    }
+    with whole_file(RESULTS, overwrite=True) as path:
+        path.write_text(json.dumps(results, sort_keys=True) + "\n")
+    show(key)
+
+
+def read_results() -> dict[str, dict[str, Any]]:
+    """Finished runs by name."""
+    kept: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    return kept
+
+
+def show(key: str) -> None:
+    """Counts by size."""
+    record = read_results()[key]
+    counts = counts_of(record["counts"])
+    print(key, record["pixels"], f"{record['processor_seconds']} processor s")
+    lines = zip(SIZE_CLASSES_M2, counts.reference, counts.found, counts.recall, counts.predicted,
+                counts.false_alarms_per_km2, strict=True)  # fmt: skip
+    for (low, high), reference, found, recall, predicted, alarms in lines:
+        print(f"  {low:g}-{high:g} m2: {found} of {reference} found ({recall:.2f}), {predicted} "
+              f"mapped, {alarms:.1f} false alarms a km2")  # fmt: skip
+
+
+def numbers_of(counts: SizeCounts) -> list[Any]:
+    """Counts for the record."""
+    return list(astuple(counts))
+
+
+def counts_of(numbers: list[Any]) -> SizeCounts:
+    """Counts from the record."""
+    *by_size, km2 = numbers
+    reference, found, predicted, false_alarms = map(tuple, by_size)
+    return SizeCounts(reference, found, predicted, false_alarms, km2)
+
+
+def compare(first: str, second: str) -> None:
+    """What the second finds more of than the first."""
+    results = read_results()
+    one, two = ([counts_of(block) for block in results[key]["blocks"]] for key in (first, second))
+    for name, sizes in SMALL.items():
+        found = paired_difference(one, two, sizes=sizes)
+        alarms = [sum((block.pooled(sizes) for block in blocks), SizeCounts((0,), (0,), (0,), (0,)))
+                  .false_alarms_per_km2[0] for blocks in (one, two)]  # fmt: skip
+        between = (
+            found.why_no_interval
+            if found.interval is None
+            else (f"95 % interval {found.interval[0]:+.2f} to {found.interval[1]:+.2f}")
+        )
+        print(f"{name}: recall {found.difference:+.2f} of {found.landslides} landslides in "
+              f"{found.blocks} blocks, {between}; false alarms a km2 {alarms[0]:.1f} and "
+              f"{alarms[1]:.1f}")  # fmt: skip
+
+
+def main() -> None:
+    """Run one, show all, or compare two."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    one = verbs.add_parser("run", help="train, map and count")
+    one.add_argument("--model", default=DEFAULT_MODEL)
+    one.add_argument("--recipe", default="modern")
+    one.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    one.add_argument("--seed", type=int, default=0)
+    verbs.add_parser("show", help="counts of all runs")
+    both = verbs.add_parser("compare", help="two runs, paired")
+    both.add_argument("first")
+    both.add_argument("second")
+    asked = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    logging.getLogger("landslip").setLevel(logging.INFO)
+    if asked.verb == "run":
+        changed = dict(item.split("=", 1) for item in asked.set)
+        options = landslip.TrainOptions(
+            model=asked.model, recipe=settings_of(asked.recipe, changed), seed=asked.seed
+        )
+        run(asked.recipe, changed, options)
+    elif asked.verb == "show":
+        for key in sorted(read_results()):
+            show(key)
+    else:
+        compare(asked.first, asked.second)
+
+
+if __name__ == "__main__":
+    main()
