@@ -94,6 +94,16 @@ def test_epoch_shows_every_tile_as_often_as_its_weight() -> None:
     assert groups != made.groups(5)
 
 
+def test_epochs_of_small_ground_are_several_passes_where_steps_count() -> None:
+    tiles = [nothing()] * 5
+    made = ground(*tiles, settings={"steps": 100, "epochs": 1, "batch": 4})
+    shown = Counter(name for batch in made.batches(0) for name in batch.tiles)
+    assert set(shown.values()) == {4}  # 20 epochs of 5 steps
+    assert made.recipe.epochs_of(len(made.groups(0))) == 20
+    large = ground(*tiles * 40, settings={"steps": 100, "epochs": 1, "batch": 4})
+    assert len(large.groups(0)) == 50
+
+
 def test_large_tiles_are_drawn_as_often_as_they_hold_crops() -> None:
     made = ground(nothing(64, 64), nothing(16, 16), nothing(32, 16))
     assert Counter(draw.tile for group in made.groups(0) for draw in group) == {0: 16, 1: 1, 2: 2}

@@ -27,6 +27,8 @@ from landslip.learn.recipes import Recipe
 from landslip.prepare.scaling import FILLER, Scaling, bands_at_hand
 from landslip.prepare.tile_set import Tile, TileSet, landslide_share
 
+MOST_ROUNDS = 20
+"""Where a recipe counts steps, epochs are made of so many passes that there are no more of them."""
 SMALL_PX = 1024
 """Landslides of fewer pixels are small: they may count more in the loss."""
 
@@ -178,7 +180,9 @@ class TrainingGround:
             tile.weight * max(1, round(tile.height * tile.width / self.crop**2))
             for _, tile in self.tiles
         ]
-        return np.repeat(np.arange(len(self.tiles)), times)
+        once = np.repeat(np.arange(len(self.tiles)), times)
+        wanted = self.recipe.steps * self.recipe.batch
+        return np.tile(once, -(-wanted // (MOST_ROUNDS * len(once))) or 1)
 
     def _batch(self, epoch: int, group: list[Draw]) -> Batch:
         samples = [self.sample(epoch, draw) for draw in group]

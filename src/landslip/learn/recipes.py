@@ -23,9 +23,10 @@ class Recipe:
     """Settings of a training."""
 
     epochs: int
-    """Passes over the training ground; with `steps`, the fewest."""
+    """Passes over the training ground, each followed by scoring; with `steps`, the fewest."""
     steps: int = 0
-    """Steps to take at least, for grounds so small that passes say little; 0: `epochs` decides."""
+    """Steps to take at least, for grounds so small that a pass says little; 0: `epochs` decides. An
+    epoch then shows small ground several times, so that there are 20 at most."""
     batch: int
     """Samples in a step."""
     optimizer: str
@@ -99,7 +100,7 @@ class Recipe:
                 )
 
     def rate(self, passed: float, epochs: int) -> float:
-        """Learning rate after `passed` of `epochs` passes over the ground."""
+        """Learning rate after `passed` of `epochs` epochs."""
         if self.schedule == "step":
             # A hair more, so that 20 epochs are 20 whatever the rounding.
             drops = int(passed * (1 + 1e-9)) // self.drop_every
@@ -112,7 +113,7 @@ class Recipe:
         return self.learning_rate * max(0.5 * (1 + math.cos(math.pi * fallen)), 1e-3)
 
     def epochs_of(self, steps_an_epoch: int) -> int:
-        """Passes over a ground of so many steps."""
+        """Epochs on a ground of so many steps."""
         return max(self.epochs, -(-self.steps // steps_an_epoch))
 
 
