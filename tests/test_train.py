@@ -213,6 +213,22 @@ def test_fine_tuning_is_never_worse_than_its_start(tiles: TileSet, tmp_path: Pat
     assert after.training["weights"] == f"model {first}"
 
 
+def test_all_labelled_tiles_choose_the_threshold_of_a_fine_tuned_model(
+    tiles: TileSet, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    train_model([tiles], first, options=quick(1))
+    recipe = recipe_named("fine-tune", {"steps": 4, "batch": 4, "crop": 64})
+    card = train_model([tiles], second, options=quick(1, start=first, recipe=recipe))
+    validation, train = (
+        score_model(second, tiles, split=split, device="cpu", precision="float32")
+        for split in ("validation", "train")
+    )
+    assert card.threshold == (validation + train).best_threshold() != validation.best_threshold()
+    counts = validation.counts(card.threshold)
+    assert card.scores["validation"]["f1"] == pytest.approx(counts.f1, abs=1e-5)
+
+
 def test_training_ends_where_validation_stays_the_same(tiles: TileSet, tmp_path: Path) -> None:
     still = short(9, learning_rate=1e-12, weight_decay=0, fixed_statistics=True, patience=2)
     card = train_model([tiles], tmp_path / "model.safetensors", options=quick(9, recipe=still))

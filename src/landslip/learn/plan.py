@@ -162,7 +162,11 @@ class TrainingPlan:
         if not self.train_tiles:
             raise TileSetError("Cannot train: the tile sets hold no training tiles. Tile again.")
         if not self.validation_tiles:
-            log.warning("no validation tiles: the last epoch is kept, with a threshold of 0.5")
+            without = self.recipe.threshold_ground == "validation"
+            log.warning(
+                "no validation tiles: the last epoch is kept, with a threshold %s",
+                "of 0.5" if without else "that the training tiles choose",
+            )
 
     def tiles(self, split: str) -> tuple[tuple[TileSet, Tile], ...]:
         """The tiles of one side, with their sets."""
@@ -292,11 +296,11 @@ class TrainingPlan:
         ground: TrainingGround,
         percentiles: Ranges,
         validation: ScoreHistogram,
+        threshold: float,
         test: ScoreHistogram | None,
         training: dict[str, Any],
     ) -> ModelCard:
         """What the model file tells of itself."""
-        threshold = validation.best_threshold()
         scores = {"validation": scores_of(validation.counts(threshold))}
         if test is not None:
             scores["test"] = scores_of(test.counts(threshold))

@@ -14,6 +14,7 @@ from landslip.geo.errors import UsageError
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("step", "one-cycle")
+THRESHOLD_GROUNDS = ("validation", "all")
 ONE_CYCLE_RISE = 0.15
 """Share of a training in which the rate of `one-cycle` rises."""
 
@@ -47,6 +48,9 @@ class Recipe:
     """Share of the averaged weights that a step keeps; 0: no average."""
     patience: int = 0
     """Epochs without a better F1 on validation after which training ends; 0: never."""
+    threshold_ground: str = "validation"
+    """Tiles that choose the threshold, by the largest F1: `validation`, or `all`, those that train,
+    too: of a handful of tiles, what is held out says too little."""
     fixed_statistics: bool = False
     """True: batch normalisation keeps the means and variances that it began with."""
     loss: str
@@ -80,7 +84,11 @@ class Recipe:
                 f"Cannot train with {self.epochs} epochs, batch {self.batch} and rate "
                 f"{self.learning_rate:g}: all must be positive."
             )
-        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+        for name, known in (
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+            ("threshold_ground", THRESHOLD_GROUNDS),
+        ):
             if getattr(self, name) not in known:
                 raise UsageError(
                     f"Cannot train with {name} '{getattr(self, name)}': expected "
@@ -175,6 +183,7 @@ RECIPES["fine-tune"] = replace(
     learning_rate=5e-4,
     ema=0.98,
     fixed_statistics=True,
+    threshold_ground="all",
     source="`modern` for a model that exists and 5 to 50 tiles of new ground",
 )
 """Name -> recipe. `fine-tune` is what `modern` becomes for a model to start from."""

@@ -202,6 +202,9 @@ class _Training:
             percentiles, scaling = checkpoint.measured(plan.measured_scaling)
         ground = plan.ground(scaling)
         judge = self._part(plan.validation_tiles, scaling)
+        also = None
+        if recipe.threshold_ground == "all":
+            also = replace(self._part(plan.train_tiles, scaling), cache_bytes=0)
         steps = len(ground.groups(0))
         epochs = recipe.epochs_of(steps)
 
@@ -220,8 +223,8 @@ class _Training:
         if state.epoch or state.step:
             log.info("continuing in epoch %d at step %d", state.epoch + 1, state.step)
         elif plan.start is not None and plan.validation_tiles:
-            begun_with = self._score(plain, _Timed(self._judged(judge)))
-            f1 = begun_with.counts(begun_with.best_threshold()).f1
+            begun_with = self._score(plain, self._judged(judge))
+            f1 = begun_with.counts(self._threshold(plain, begun_with, also)).f1
             log.info("before training: validation F1 %.3f", f1)
             if self.is_first:
                 checkpoint.save_best(plain.state_dict(), 0)
@@ -275,7 +278,7 @@ class _Training:
                 with _weights_of(plain, averaged):
                     judged = _Timed(self._judged(judge))
                     histogram = self._score(plain, judged)
-                    threshold = histogram.best_threshold()
+                    threshold = self._threshold(plain, histogram, also)
                     counts = histogram.counts(threshold)
                     f1 = _worst_if_undefined(counts.f1)
                     if not plan.validation_tiles or f1 > state.best_f1:
@@ -305,12 +308,13 @@ class _Training:
         fabric.barrier()
         checkpoint.load_best(plain, state.best_epoch)
         validation = self._score(plain, self._judged(judge))
+        threshold = self._threshold(plain, validation, also)
         tested = plan.tiles("test")
         test = None
         if tested:
             test = self._score(plain, self._judged(self._part(tested, scaling)))
         card = plan.card(
-            out.stem, plain, ground, percentiles, validation, test,
+            out.stem, plain, ground, percentiles, validation, threshold, test,
             {
                 "weights": origin,
                 "epochs": len(state.history),
@@ -444,6 +448,14 @@ class _Training:
                 "tile with a smaller --size."
             ) from error
         return own if self.fabric.world_size == 1 else _summed(self.fabric, own)
+
+    def _threshold(
+        self, network: nn.Module, validation: ScoreHistogram, also: ScoringGround | None
+    ) -> float:
+        """The threshold of the largest F1 on validation, and on other ground where there is any."""
+        if also is None:
+            return validation.best_threshold()
+        return (validation + self._score(network, self._judged(also))).best_threshold()
 
     def _write(
         self,
