@@ -7,6 +7,7 @@ drawn tiles choose the weights. Finished runs are kept in `experiments/transfer.
 
     python benchmarks/transfer.py local/accuracy/landslide4sense_....safetensors
     python benchmarks/transfer.py MODEL --tiles 20 --draws 1 --set fixed_statistics=false
+    python benchmarks/transfer.py MODEL --draw docs/images/transfer.png
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import numpy as np
 import landslip
 from accuracy import SCORES, spread
 from landslip.assess.scores import Counts
+from landslip.geo.output import whole_file
 from landslip.learn.batches import ScoringGround
 from landslip.learn.card import load_model
 from landslip.learn.device import Compute
@@ -80,6 +82,38 @@ def tested(model: Path, tiles: TileSet) -> dict[str, float]:
     return scores_of(histogram.counts(card.threshold))
 
 
+def read_results() -> dict[str, Any]:
+    """Finished runs by name."""
+    kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    return kept
+
+
+def draw_curve(name: str, out: Path) -> None:
+    """F1 on the ground that was not drawn, against the number of labelled tiles."""
+    from matplotlib.figure import Figure
+
+    own = [
+        record for key, record in read_results().items()
+        if key.startswith(f"{name}_{record['tiles']}tiles")
+    ]  # fmt: skip
+    points: dict[int, list[float]] = {0: [record["before"]["f1"] for record in own]}
+    for record in own:
+        points.setdefault(record["tiles"], []).append(record["after"]["f1"])
+    counts = sorted(points)
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for count in counts:
+        axes.plot([count] * len(points[count]), points[count], "o", color="#7aa6cc", markersize=4)
+    means = [statistics.fmean(points[count]) for count in counts]
+    axes.plot(counts, means, color="#111111")
+    for count, mean in zip(counts, means, strict=True):
+        axes.annotate(f"{mean:.2f}", (count, mean), (4, 8), textcoords="offset points")
+    axes.set(xlabel="labelled tiles of the new place (128 px, 10 m)", ylim=(0.4, 0.8),
+             ylabel="F1 on the rest of it, pooled over pixels", xticks=counts)  # fmt: skip
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(out, dpi=130)
+
+
 def main() -> None:
     """Score, fine-tune, score again."""
     parser = argparse.ArgumentParser(
@@ -89,17 +123,21 @@ def main() -> None:
     parser.add_argument("--tiles", default="5,10,20")
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--draw", type=Path, help="only draw the curve of finished runs")
     asked = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("landslip").setLevel(logging.INFO)
     WORK.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = read_results()
     changed = dict(item.split("=", 1) for item in asked.set)
+    name = "_".join([asked.model.stem, *(f"{k}={v}" for k, v in sorted(changed.items()))])
+    if asked.draw is not None:
+        draw_curve(name, asked.draw)
+        return
     whole = iburi_tiles()
     for count in map(int, asked.tiles.split(",")):
         for draw in range(asked.draws):
-            words = [asked.model.stem, *(f"{k}={v}" for k, v in sorted(changed.items()))]
-            key = "_".join([*words, f"{count}tiles", f"draw{draw}"])
+            key = f"{name}_{count}tiles_draw{draw}"
             if key in results:
                 continue
             tiles = drawn(whole, count, draw)
@@ -118,10 +156,11 @@ def main() -> None:
                 "compute": card.training["compute"],
                 "tiles": count,
             }
-            RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+            with whole_file(RESULTS, overwrite=True) as path:
+                path.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
             print(key, json.dumps(results[key]))
         own = [record for key, record in results.items()
-               if key.startswith("_".join(words)) and record["tiles"] == count]  # fmt: skip
+               if key.startswith(f"{name}_{count}tiles")]  # fmt: skip
         for when in ("before", "after"):
             cells = ", ".join(f"{k} {spread([r[when][k] for r in own])}" for k in SCORES)
             print(f"{count} tiles, {when}: {cells}")
