@@ -97,6 +97,7 @@ class Curves:
 
 def _draw_history(path: Path, history: tuple[EpochRow, ...], best_epoch: int) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     epochs = [row.epoch for row in history]
     figure = Figure(figsize=(9, 3.4), layout="constrained")
@@ -111,5 +112,6 @@ def _draw_history(path: Path, history: tuple[EpochRow, ...], best_epoch: int) ->
     right.set(xlabel="epoch", ylabel="validation, pooled over pixels", ylim=(0, 1))
     right.legend(frameon=False)
     for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130, format="png")
