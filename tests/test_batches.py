@@ -309,7 +309,7 @@ def test_cache_holds_no_more_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> 
         for number in range(6):
             small.sample(0, Draw(0, number, False))
             assert small._cache._held <= 2 * one_tile
-    assert len(read) == 18
+    assert len(read) == 6 + 6 + 4
 
 
 def scoring_ground(folder: Path, **changes: Any) -> ScoringGround:

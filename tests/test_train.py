@@ -112,6 +112,8 @@ def test_other_options_do_not_continue_unfinished_work(
             train_model([tiles], out, options=quick(2))
     with pytest.raises(OutputError, match=r"begun with other options \(seed = 0, now 1\)"):
         train_model([tiles], out, options=quick(2, seed=1))
+    with pytest.raises(OutputError, match=r"\(zoom = 1\.4, now 1\.2; jitter = 0\.1, now 0\.3\)"):
+        train_model([tiles], out, options=quick(2, recipe=short(2, jitter=0.3, zoom=1.2)))
     # What was refused has not touched it.
     partial = tmp_path / "model.safetensors.partial"
     kept = {path.name for path in partial.iterdir()}
@@ -120,7 +122,7 @@ def test_other_options_do_not_continue_unfinished_work(
     with pytest.raises(OutputError, match=r"checkpoint\.safetensors is damaged or lost"):
         train_model([tiles], out, options=quick(2))
     (partial / "options.json").unlink()
-    with pytest.raises(OutputError, match=r"its options\.json is lost"):
+    with pytest.raises(OutputError, match=r"its options\.json is damaged or lost"):
         train_model([tiles], out, options=quick(2))
 
 
@@ -138,6 +140,23 @@ def test_the_same_model_elsewhere_continues_what_was_begun(
         other = tiny.tiny_model(tmp_path / "other.safetensors", seed=1)
         train_model([tiles], out, options=quick(1, start=other))
     train_model([tiles], out, options=quick(1, start=moved))
+
+
+def test_what_saved_nothing_gives_way_to_other_options(
+    tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "model.safetensors"
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpoint, "restore", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train_model([tiles], out, options=quick(1, bands=("red",)))
+    assert (tmp_path / "model.safetensors.partial" / "ground.json").exists()
+    card = train_model([tiles], out, options=quick(1))
+    assert card.bands == tiles.bands
 
 
 def test_training_from_a_model_begins_with_its_weights(tiles: TileSet, tmp_path: Path) -> None:
@@ -178,7 +197,7 @@ def test_a_network_that_pools_needs_more_than_one_sample(tiles: TileSet, tmp_pat
     options = quick(
         1, model="library:deeplabv3plus/resnet18", recipe=short(1, batch=2), accumulate=2
     )
-    with pytest.raises(UsageError, match=r"on one sample at a time: .* Use --batch 2 or more"):
+    with pytest.raises(UsageError, match=r"one sample at a time: .* --batch 2 or more, without"):
         train_model([tiles], tmp_path / "model.safetensors", options=options)
 
 
@@ -220,13 +239,22 @@ def test_all_labelled_tiles_choose_the_threshold_of_a_fine_tuned_model(
     train_model([tiles], first, options=quick(1))
     recipe = recipe_named("fine-tune", {"steps": 4, "batch": 4, "crop": 64})
     card = train_model([tiles], second, options=quick(1, start=first, recipe=recipe))
-    validation, train = (
+    validation, training = (
         score_model(second, tiles, split=split, device="cpu", precision="float32")
         for split in ("validation", "train")
     )
-    assert card.threshold == (validation + train).best_threshold() != validation.best_threshold()
+    chosen = (validation + training).best_threshold()
+    assert card.threshold == chosen != validation.best_threshold()
     counts = validation.counts(card.threshold)
     assert card.scores["validation"]["f1"] == pytest.approx(counts.f1, abs=1e-5)
+    # Where nothing better is found, the start's own threshold stays, if that is the better one.
+    better, third = tmp_path / "better.safetensors", tmp_path / "third.safetensors"
+    before = train_model([tiles], better, options=quick(4))
+    wild = replace(recipe, learning_rate=1.0, optimizer="sgd", momentum=0)
+    kept = train_model([tiles], third, options=quick(1, start=better, recipe=wild))
+    assert kept.training["best_epoch"] == 0
+    assert kept.threshold == before.threshold
+    assert kept.scores["validation"] == before.scores["validation"]
 
 
 def test_training_ends_where_validation_stays_the_same(tiles: TileSet, tmp_path: Path) -> None:
@@ -383,7 +411,7 @@ def test_loss_that_is_no_number_names_the_batch_and_keeps_what_was_saved(
     ("fits", "message"),
     [
         (2, "a batch of 4 samples of 64 px does not fit .* 2 at once do. Use --accumulate 2"),
-        (0, "not even one sample of 64 px fits .* Use --crop 32"),
+        (0, "as few samples of 64 px as it can learn from do not fit .* Use --crop 32"),
     ],
 )
 def test_too_little_memory_says_what_would_fit(
@@ -434,7 +462,7 @@ def test_memory_that_is_too_little_to_score(
         return inner(self, image)
 
     monkeypatch.setattr(UNet, "forward", hungry)
-    with pytest.raises(DataError, match=r"Cannot score: .* tile with a smaller --size"):
+    with pytest.raises(DataError, match=r"Cannot score: .* Tile with a smaller --size"):
         train_model([tiles], tmp_path / "model.safetensors", options=quick(1))
 
 

@@ -247,16 +247,24 @@ def _existing_parent(path: Path) -> Path:
 
 def require_same(found: dict[str, Any], asked: dict[str, Any], folder: Path) -> None:
     """Raise OutputError where unfinished work was begun with other options."""
-    changed = [
-        f"{key} = {_short(found.get(key))}, now {_short(asked[key])}"
-        for key in asked
-        if found.get(key) != asked[key]
-    ]
+    changed = _changed(found, asked)
     if changed:
         raise OutputError(
             f"Cannot continue {folder}: it was begun with other options ({'; '.join(changed)}). "
             "Repeat the command that began it, or remove the folder to start anew."
         )
+
+
+def _changed(found: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """What differs, for people."""
+    lines = []
+    for key in asked:
+        before, now = found.get(key), asked[key]
+        if isinstance(before, dict) and isinstance(now, dict):
+            lines += _changed(before, now)
+        elif before != now:
+            lines.append(f"{key} = {_short(before)}, now {_short(now)}")
+    return lines
 
 
 def _short(value: object) -> str:

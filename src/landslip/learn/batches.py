@@ -7,7 +7,6 @@ an uninterrupted one sees, whatever the number of workers and processes.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -356,27 +355,27 @@ Held = TypeVar("Held", bound=_TakesMemory)
 
 
 class _Cache(Generic[Held]):
-    """Tiles that were read last, within a bound of memory; several threads may ask."""
+    """Tiles that were read first, within a bound of memory; several threads may ask.
+
+    All are shown once an epoch, so those that were read last are not those that come next.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
         self._held = 0
-        self._grounds: OrderedDict[int, Held] = OrderedDict()
+        self._grounds: dict[int, Held] = {}
         self._lock = threading.Lock()
 
     def get(self, number: int, read: Callable[[int], Held]) -> Held:
         """A tile from memory, or by `read`."""
         with self._lock:
             if number in self._grounds:
-                self._grounds.move_to_end(number)
                 return self._grounds[number]
         ground = read(number)
         with self._lock:
-            if number not in self._grounds:
+            if number not in self._grounds and self._held + ground.nbytes <= self._limit:
                 self._grounds[number] = ground
                 self._held += ground.nbytes
-            while self._held > self._limit:
-                self._held -= self._grounds.popitem(last=False)[1].nbytes
         return ground
 
 

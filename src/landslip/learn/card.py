@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pickle
 import struct
 from pathlib import Path
@@ -137,11 +138,14 @@ def save_model(path: Path, network: nn.Module, card: ModelCard, *, overwrite: bo
 def write_safetensors(
     weights: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]
 ) -> None:
-    """Write tensors; a failing disk raises OSError as other writes do."""
+    """Write tensors down to the disk; where it fails, OSError is raised as by other writes."""
     try:
         save_file(weights, path, metadata)
     except SafetensorError as error:
         raise OSError(_errno_in(str(error)), str(error)) from error
+    # A name must not come before its bytes: what it replaces is lost then. Windows wants "+".
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
 
 
 def _errno_in(text: str) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -67,7 +66,7 @@ class Checkpoint:
 
     @classmethod
     def open(cls, folder: Path, fingerprint: dict[str, Any]) -> Self:
-        """Begin, or continue what was begun with the same options.
+        """Begin, or continue what was begun with the same options and saved.
 
         Raises:
             OutputError: The folder was begun with other options, or does not tell which.
@@ -75,16 +74,17 @@ class Checkpoint:
         record = folder / "options.json"
         asked = json.loads(json.dumps(fingerprint))
         folder.mkdir(parents=True, exist_ok=True)
-        is_new = not record.exists()
-        if not is_new:
-            found = json.loads(record.read_text(encoding="utf-8"))
+        found = _json_of(record)
+        if (folder / _SAVED).exists():
+            if found is None:
+                raise OutputError(
+                    f"Cannot continue {folder}: its options.json is damaged or lost. Remove the "
+                    "folder to start anew."
+                )
             require_same(found, asked, folder)
-        elif (folder / _SAVED).exists():
-            raise OutputError(
-                f"Cannot continue {folder}: its options.json is lost. Remove the folder to start "
-                "anew."
-            )
-        else:
+        is_new = found != asked
+        if is_new:
+            (folder / _GROUND).unlink(missing_ok=True)
             with whole_file(record, overwrite=True) as partial:
                 partial.write_text(json.dumps(asked, indent=1), encoding="utf-8")
         return cls(folder, is_new=is_new)
@@ -96,9 +96,9 @@ class Checkpoint:
 
     def measured(self, measure: Callable[[], tuple[Ranges, Scaling]]) -> tuple[Ranges, Scaling]:
         """Percentiles of the ground, and how it is shown; measured once, then as stored."""
-        path = self.folder / "ground.json"
-        if path.exists():
-            kept = json.loads(path.read_text(encoding="utf-8"))
+        path = self.folder / _GROUND
+        kept = _json_of(path)
+        if kept is not None:
             scaling = Scaling(_ranges(kept["scaling"]), bool(kept["quantised"]))
             return _ranges(kept["percentiles"]), scaling
         percentiles, scaling = measure()
@@ -161,7 +161,9 @@ class Checkpoint:
             number, _, name = key.partition(".")
             like = weights[int(number)]
             # In the memory order of its weights, in which the optimizer is fast.
-            same = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+            # Copied in any case: what is read is a view of the file that the next save replaces.
+            same = torch.empty_like(like) if value.shape == like.shape else torch.empty_like(value)
+            same.copy_(value)
             slots.setdefault(int(number), {})[name] = same
         optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
         precision.load_state_dict(json.loads(metadata["precision"]))
@@ -186,6 +188,15 @@ class Checkpoint:
 
 
 _SAVED = "checkpoint.safetensors"
+_GROUND = "ground.json"
+
+
+def _json_of(path: Path) -> Any:
+    """What a file holds; None where there is none, or half of one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _ranges(kept: list[list[Any]]) -> Ranges:
@@ -206,8 +217,6 @@ def _write(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     with whole_file(path, overwrite=True) as partial:
         write_safetensors(plain, partial, metadata)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())  # the name must not come before the bytes
 
 
 def _below(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -55,7 +55,8 @@ def launch(compute: Compute) -> tuple[Fabric, Compute]:
             accelerator=kind,
             devices=[index] if index is not None and kind == "cuda" else local,
             num_nodes=world // local,
-            strategy="ddp" if world > 1 else "auto",
+            # Some encoders have layers after the last features that a decoder takes.
+            strategy="ddp_find_unused_parameters_true" if world > 1 else "auto",
             precision=_FABRIC_PRECISIONS[compute.precision],  # type: ignore[arg-type]
         )
         fabric.launch()

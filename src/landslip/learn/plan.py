@@ -243,11 +243,11 @@ class TrainingPlan:
         """The part of the memory for decoded tiles that these take, by their pixels."""
         asked = self.options.cache_bytes
         whole = default_memory_bytes() // 4 if asked is None else asked
-        own, total = (
-            sum(tile.height * tile.width for _, tile in some)
-            for some in (tiles, (*self.train_tiles, *self.validation_tiles))
-        )
-        return round(whole * min(own / total, 1))
+        kept = (*self.train_tiles, *self.validation_tiles)
+        if self.recipe.threshold_ground == "all":
+            kept += self.train_tiles
+        own, total = (sum(tile.height * tile.width for _, tile in some) for some in (tiles, kept))
+        return whole * own // total
 
     def _units(self) -> tuple[str, ...]:
         """Units of the bands; empty where a tile set does not know its own."""

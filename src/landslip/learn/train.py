@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from landslip.assess.pictures import write_pr_curve
-from landslip.assess.scores import ScoreHistogram
+from landslip.assess.scores import Counts, ScoreHistogram
 from landslip.geo.errors import DataError, OutputError, TileSetError, UsageError
 from landslip.geo.interruption import Interruption
 from landslip.geo.output import plain_write_errors, refuse_existing, whole_file
@@ -204,7 +204,7 @@ class _Training:
         judge = self._part(plan.validation_tiles, scaling)
         also = None
         if recipe.threshold_ground == "all":
-            also = replace(self._part(plan.train_tiles, scaling), cache_bytes=0)
+            also = self._part(plan.train_tiles, scaling)
         steps = len(ground.groups(0))
         epochs = recipe.epochs_of(steps)
 
@@ -223,8 +223,7 @@ class _Training:
         if state.epoch or state.step:
             log.info("continuing in epoch %d at step %d", state.epoch + 1, state.step)
         elif plan.start is not None and plan.validation_tiles:
-            begun_with = self._score(plain, self._judged(judge))
-            f1 = begun_with.counts(self._threshold(plain, begun_with, also)).f1
+            f1 = self._judge(plain, judge, also, known=plan.start.threshold).counts.f1
             log.info("before training: validation F1 %.3f", f1)
             if self.is_first:
                 checkpoint.save_best(plain.state_dict(), 0)
@@ -234,7 +233,8 @@ class _Training:
             saved_at = time.monotonic()
 
             def save() -> None:
-                if self.is_first:
+                # The loss of another process may be no number; it will say so.
+                if self.is_first and all(bool(w.isfinite().all()) for w in plain.parameters()):
                     checkpoint.save(plain, optimizer, fabric.strategy.precision, averaged, state)
 
             while state.epoch < epochs and not _is_exhausted(state, recipe):
@@ -276,10 +276,8 @@ class _Training:
 
                 # Score the validation ground, and keep the best weights.
                 with _weights_of(plain, averaged):
-                    judged = _Timed(self._judged(judge))
-                    histogram = self._score(plain, judged)
-                    threshold = self._threshold(plain, histogram, also)
-                    counts = histogram.counts(threshold)
+                    verdict = self._judge(plain, judge, also)
+                    counts = verdict.counts
                     f1 = _worst_if_undefined(counts.f1)
                     if not plan.validation_tiles or f1 > state.best_f1:
                         if self.is_first:
@@ -288,9 +286,9 @@ class _Training:
                 row = EpochRow(
                     state.epoch + 1, self._mean(state.loss_sum / steps),
                     recipe.rate(state.epoch, epochs),
-                    counts.precision, counts.recall, counts.f1, threshold,
+                    counts.precision, counts.recall, counts.f1, verdict.threshold,
                     round(state.seconds + time.monotonic() - begun, 2),
-                    round(state.waited_s + batches.waited_s + judged.waited_s, 2),
+                    round(state.waited_s + batches.waited_s + verdict.waited_s, 2),
                 )  # fmt: skip
                 state = TrainState(
                     epoch=state.epoch + 1, best_f1=state.best_f1, best_epoch=state.best_epoch,
@@ -307,14 +305,17 @@ class _Training:
         # Describe the best weights, and write them under their final name.
         fabric.barrier()
         checkpoint.load_best(plain, state.best_epoch)
-        validation = self._score(plain, self._judged(judge))
-        threshold = self._threshold(plain, validation, also)
+        is_start = state.best_epoch == 0 and plan.start is not None
+        known = plan.start.threshold if is_start and plan.start is not None else None
+        verdict = self._judge(plain, judge, also, known=known)
         tested = plan.tiles("test")
         test = None
         if tested:
-            test = self._score(plain, self._judged(self._part(tested, scaling)))
+            # Scored once: nothing is kept in memory.
+            test_ground = replace(self._part(tested, scaling), cache_bytes=0)
+            test = self._score(plain, self._judged(test_ground))
         card = plan.card(
-            out.stem, plain, ground, percentiles, validation, threshold, test,
+            out.stem, plain, ground, percentiles, verdict.histogram, verdict.threshold, test,
             {
                 "weights": origin,
                 "epochs": len(state.history),
@@ -325,7 +326,7 @@ class _Training:
             },
         )  # fmt: skip
         if self.is_first:
-            self._write(out, plain, card, state, validation, overwrite=overwrite)
+            self._write(out, plain, card, state, verdict.histogram, overwrite=overwrite)
         fabric.barrier()
         return card
 
@@ -353,10 +354,11 @@ class _Training:
         try:
             return self._step(network, driver, batch, self.plan.options.accumulate)
         except Exception as error:
-            if "more than 1 value per channel" in str(error):
+            if _needs_company(error):
                 raise UsageError(
                     f"Cannot train {self.plan.model} on one sample at a time: it normalises over "
-                    "the samples of a part. Use --batch 2 or more, and fewer parts (--accumulate)."
+                    "samples that are computed together. Use --batch "
+                    f"{2 * self.fabric.world_size} or more, without --accumulate."
                 ) from error
             if not is_out_of_memory(error):
                 raise
@@ -388,17 +390,17 @@ class _Training:
         crop = batch.images.shape[-1]
         if self.fabric.world_size > 1:
             # Nothing can be tried: the other processes wait for this one's gradients.
+            smaller = f"--accumulate {2 * parts}, which takes the same steps in parts, or "
             return (
                 f"Cannot train: {size} samples of {crop} px at once do not fit into the memory of "
-                f"{self.compute.text}. Use --accumulate {2 * parts}, which takes the same steps in "
-                "parts, or a smaller --crop."
+                f"{self.compute.text}. Use {smaller if size > 1 else ''}a smaller --crop."
             )
         while size > 1:
             size //= 2
             try:
                 self._step(network, driver, batch.part(0, size), 1)
             except Exception as error:
-                if not is_out_of_memory(error):
+                if not is_out_of_memory(error) and not _needs_company(error):
                     raise
             else:
                 parts = -(-self.recipe.batch // size)
@@ -408,8 +410,9 @@ class _Training:
                     f"--accumulate {parts}, which takes the same steps in parts."
                 )
         return (
-            f"Cannot train: not even one sample of {crop} px fits into the memory of "
-            f"{self.compute.text}. Use --crop {max(crop // 2, 32)}, or a smaller --model."
+            f"Cannot train {self.plan.model}: as few samples of {crop} px as it can learn from do "
+            f"not fit into the memory of {self.compute.text}. Use --crop {max(crop // 2, 32)}, or "
+            "a smaller --model."
         )
 
     def _anyone(self, asked: bool, step: int) -> bool:
@@ -443,19 +446,33 @@ class _Training:
             if not is_out_of_memory(error):
                 raise
             raise DataError(
-                f"Cannot score: the validation or test tiles do not fit into the memory of "
-                f"{self.compute.text}. Use --accumulate {2 * self.plan.options.accumulate}, or "
-                "tile with a smaller --size."
+                "Cannot score: the validation or test tiles do not fit into the memory of "
+                f"{self.compute.text}. Tile with a smaller --size, or use a smaller --model."
             ) from error
         return own if self.fabric.world_size == 1 else _summed(self.fabric, own)
 
-    def _threshold(
-        self, network: nn.Module, validation: ScoreHistogram, also: ScoringGround | None
-    ) -> float:
-        """The threshold of the largest F1 on validation, and on other ground where there is any."""
-        if also is None:
-            return validation.best_threshold()
-        return (validation + self._score(network, self._judged(also))).best_threshold()
+    def _judge(
+        self,
+        network: nn.Module,
+        validation: ScoringGround,
+        also: ScoringGround | None,
+        known: float | None = None,
+    ) -> _Verdict:
+        """Score on validation, at the threshold of the largest F1 there and on `also`.
+
+        A threshold that is `known` is taken where its F1 on validation is larger.
+        """
+        batches = _Timed(self._judged(validation))
+        found = total = self._score(network, batches)
+        waited_s = batches.waited_s
+        if also is not None:
+            batches = _Timed(self._judged(also))
+            total = found + self._score(network, batches)
+            waited_s += batches.waited_s
+        threshold = total.best_threshold()
+        if known is not None and found.counts(known).f1 > found.counts(threshold).f1:
+            threshold = known
+        return _Verdict(found, threshold, waited_s)
 
     def _write(
         self,
@@ -475,6 +492,21 @@ class _Training:
         if test is not None:
             log.info("test ground, at threshold %.2f: %s", card.threshold, _in_words(test))
         save_model(out, network, card, overwrite=overwrite)
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """What a network is worth on validation."""
+
+    histogram: ScoreHistogram
+    threshold: float
+    waited_s: float
+    """Time in which tiles were waited for (s)."""
+
+    @property
+    def counts(self) -> Counts:
+        """Scores at the threshold."""
+        return self.histogram.counts(self.threshold)
 
 
 class _Timed(Generic[Shown]):
@@ -516,6 +548,11 @@ def _checked(sent: tuple[torch.Tensor, Batch] | None, state: TrainState) -> floa
         f"{', '.join(batch.tiles)}. What was saved before is kept: look at these tiles, lower "
         "--learning-rate, or use --precision float32."
     )
+
+
+def _needs_company(error: Exception) -> bool:
+    """True for what torch raises where statistics over one value are asked for."""
+    return "more than 1 value per channel" in str(error)
 
 
 def _worst_if_undefined(f1: float) -> float:
