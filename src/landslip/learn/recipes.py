@@ -179,7 +179,7 @@ RECIPES: dict[str, Recipe] = {
 RECIPES["fine-tune"] = replace(
     RECIPES["modern"],
     epochs=1,
-    steps=400,
+    steps=120,
     learning_rate=5e-4,
     ema=0.98,
     fixed_statistics=True,
