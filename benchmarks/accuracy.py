@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-import fcntl
 import json
-import logging
 import math
 import os
 import statistics
@@ -29,10 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import landslip
-from landslip.geo.output import whole_file
-from landslip.learn.models import DEFAULT_MODEL
 from landslip.learn.predict import score_model
 from landslip.prepare.tile_set import TileSet
+from runs import add_training, keep, name_of, parse, read_results, settings_of
 
 RESULTS = Path("experiments/accuracy.json")
 WORK = Path("local/accuracy")
@@ -69,22 +66,13 @@ def tiles_of(name: str) -> Path:
     return tiles
 
 
-def settings_of(recipe: str, changed: dict[str, str]) -> landslip.Recipe:
-    """A recipe; the paper's drops follow its budget: three rates, as long as each other."""
-    if recipe == "paper" and "epochs" in changed and "drop_every" not in changed:
-        changed = {**changed, "drop_every": str(-(-int(changed["epochs"]) // 3))}
-    return landslip.recipe_named(recipe, changed)
-
-
 def run(data: str, recipe: str, changed: dict[str, str], options: landslip.TrainOptions) -> None:
     """Train and score, or say that it was done."""
     assert options.model is not None
     bands = {"use": options.bands, "optional": options.optional}
     shown = changed | {key: "+".join(value) for key, value in bands.items() if value}
-    words = [data, options.model.replace("/", "-").replace(":", "-"), recipe]
-    words += [f"{key}={value}" for key, value in sorted(shown.items())]
-    key = "_".join([*words, f"seed{options.seed}"])
-    if key in read_results():
+    key = f"{name_of(data, options.model, recipe, changed=shown)}_seed{options.seed}"
+    if key in read_results(RESULTS):
         print(f"{key} is in {RESULTS}")
         return
     out = WORK / f"{key}.safetensors"
@@ -100,7 +88,8 @@ def run(data: str, recipe: str, changed: dict[str, str], options: landslip.Train
     record = record_of(out) | {"data": data, "recipe": recipe, "changed": shown}
     if options.optional:
         record["test_without_optional"] = scores_without_optional(out, TileSet.open(tiles))
-    keep(key, record)
+    keep(RESULTS, key, record)
+    print(json.dumps({key: {k: v for k, v in record.items() if k != "settings"}}, indent=1))
 
 
 def scores_without_optional(model: Path, tiles: TileSet) -> dict[str, float]:
@@ -147,26 +136,10 @@ def gain_of_last_fifth(scores: list[float]) -> float:
     return round(max(after - before, 0.0), 4)
 
 
-def read_results() -> dict[str, Record]:
-    """Finished runs by name."""
-    kept: dict[str, Record] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    return kept
-
-
-def keep(key: str, record: Record) -> None:
-    """Add a finished run; others may run beside it and add theirs."""
-    with (WORK / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        results = read_results() | {key: record}
-        with whole_file(RESULTS, overwrite=True) as path:
-            path.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
-    print(json.dumps({key: {k: v for k, v in record.items() if k != "settings"}}, indent=1))
-
-
 def grouped() -> dict[tuple[str, str, str, str], list[Record]]:
     """Runs that differ in their seed alone."""
     groups: dict[tuple[str, str, str, str], list[Record]] = defaultdict(list)
-    for record in read_results().values():
+    for record in read_results(RESULTS).values():
         changed = ", ".join(f"{key} {value}" for key, value in sorted(record["changed"].items()))
         groups[record["data"], record["model"], record["recipe"], changed].append(record)
     return groups
@@ -217,21 +190,15 @@ def main() -> None:
     verbs = parser.add_subparsers(dest="verb", required=True)
     one = verbs.add_parser("run", help="train and score one")
     one.add_argument("data", choices=DATA_SETS)
-    one.add_argument("--model", default=DEFAULT_MODEL)
-    one.add_argument("--recipe", default="modern")
-    one.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    one.add_argument("--seed", type=int, default=0)
+    add_training(one)
     one.add_argument("--use", help="bands, by commas")
     one.add_argument("--optional", default="", help="of these, bands that may lack")
     table = verbs.add_parser("table", help="scores on test")
     choose = verbs.add_parser("choose", help="scores on validation")
     for each in (table, choose):
         each.add_argument("data", nargs="?", choices=DATA_SETS)
-    asked = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-    logging.getLogger("landslip").setLevel(logging.INFO)
+    asked, changed = parse(parser)
     if asked.verb == "run":
-        changed = dict(item.split("=", 1) for item in asked.set)
         options = landslip.TrainOptions(
             model=asked.model, recipe=settings_of(asked.recipe, changed), seed=asked.seed,
             bands=tuple(asked.use.split(",")) if asked.use else None,

@@ -14,8 +14,6 @@ compared.
 from __future__ import annotations
 
 import argparse
-import json
-import logging
 import os
 import time
 from dataclasses import astuple
@@ -28,7 +26,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import landslip
-from accuracy import settings_of
 from landslip.assess.objects import (
     SIZE_CLASSES_M2,
     SizeCounts,
@@ -37,9 +34,8 @@ from landslip.assess.objects import (
     paired_difference,
 )
 from landslip.geo.grid import Grid, Window
-from landslip.geo.output import whole_file
 from landslip.geo.raster import FileScene
-from landslip.learn.models import DEFAULT_MODEL
+from runs import add_training, keep, name_of, parse, read_results, settings_of
 
 RESULTS = Path("experiments/folds.json")
 WORK = Path("local/folds")
@@ -105,11 +101,8 @@ def mapped_fold(fold: int, key: str, options: landslip.TrainOptions) -> NDArray[
 def run(recipe: str, changed: dict[str, str], options: landslip.TrainOptions) -> None:
     """Train three times, join the maps, count."""
     assert options.model is not None
-    words = [options.model.replace("/", "-").replace(":", "-"), recipe]
-    words += [f"{name}={value}" for name, value in sorted(changed.items())]
-    key = "_".join([*words, f"seed{options.seed}"])
-    results = read_results()
-    if key in results:
+    key = f"{name_of(options.model, recipe, changed=changed)}_seed{options.seed}"
+    if key in read_results(RESULTS):
         print(f"{key} is in {RESULTS}")
         return
     begun = time.process_time()
@@ -119,7 +112,7 @@ def run(recipe: str, changed: dict[str, str], options: landslip.TrainOptions) ->
     labels.close()
     found = compare_objects(mapped, truth, grid())
     both = int(((mapped == 1) & (truth == 1)).sum())
-    results[key] = {
+    record = {
         "processor_seconds": round(time.process_time() - begun),
         "pixels": {
             "precision": round(both / max(int((mapped == 1).sum()), 1), 4),
@@ -128,20 +121,13 @@ def run(recipe: str, changed: dict[str, str], options: landslip.TrainOptions) ->
         "counts": numbers_of(found.counts()),
         "blocks": [numbers_of(each) for each in found.by_blocks(BLOCK_M)],
     }
-    with whole_file(RESULTS, overwrite=True) as path:
-        path.write_text(json.dumps(results, sort_keys=True) + "\n")
+    keep(RESULTS, key, record, indent=None)
     show(key)
-
-
-def read_results() -> dict[str, dict[str, Any]]:
-    """Finished runs by name."""
-    kept: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    return kept
 
 
 def show(key: str) -> None:
     """Counts by size."""
-    record = read_results()[key]
+    record = read_results(RESULTS)[key]
     counts = counts_of(record["counts"])
     print(key, record["pixels"], f"{record['processor_seconds']} processor s")
     lines = zip(SIZE_CLASSES_M2, counts.reference, counts.found, counts.recall, counts.predicted,
@@ -165,7 +151,7 @@ def counts_of(numbers: list[Any]) -> SizeCounts:
 
 def compare(first: str, second: str) -> None:
     """What the second finds more of than the first."""
-    results = read_results()
+    results = read_results(RESULTS)
     one, two = ([counts_of(block) for block in results[key]["blocks"]] for key in (first, second))
     for name, sizes in SMALL.items():
         found = paired_difference(one, two, sizes=sizes)
@@ -188,25 +174,19 @@ def main() -> None:
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     one = verbs.add_parser("run", help="train, map and count")
-    one.add_argument("--model", default=DEFAULT_MODEL)
-    one.add_argument("--recipe", default="modern")
-    one.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    one.add_argument("--seed", type=int, default=0)
+    add_training(one)
     verbs.add_parser("show", help="counts of all runs")
     both = verbs.add_parser("compare", help="two runs, paired")
     both.add_argument("first")
     both.add_argument("second")
-    asked = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-    logging.getLogger("landslip").setLevel(logging.INFO)
+    asked, changed = parse(parser)
     if asked.verb == "run":
-        changed = dict(item.split("=", 1) for item in asked.set)
         options = landslip.TrainOptions(
             model=asked.model, recipe=settings_of(asked.recipe, changed), seed=asked.seed
         )
         run(asked.recipe, changed, options)
     elif asked.verb == "show":
-        for key in sorted(read_results()):
+        for key in sorted(read_results(RESULTS)):
             show(key)
     else:
         compare(asked.first, asked.second)

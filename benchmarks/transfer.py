@@ -14,25 +14,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import statistics
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import landslip
 from accuracy import SCORES, spread
 from landslip.assess.scores import Counts
-from landslip.geo.output import whole_file
 from landslip.learn.batches import ScoringGround
 from landslip.learn.card import load_model
 from landslip.learn.device import Compute
 from landslip.learn.predict import score_batches
 from landslip.learn.radiometry import choose_tile_scaling
 from landslip.prepare.tile_set import Tile, TileSet
+from runs import add_settings, keep, name_of, parse, read_results
 
 RESULTS = Path("experiments/transfer.json")
 WORK = Path("local/transfer")
@@ -82,18 +80,12 @@ def tested(model: Path, tiles: TileSet) -> dict[str, float]:
     return scores_of(histogram.counts(card.threshold))
 
 
-def read_results() -> dict[str, Any]:
-    """Finished runs by name."""
-    kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    return kept
-
-
 def draw_curve(name: str, out: Path) -> None:
     """F1 on the ground that was not drawn, against the number of labelled tiles."""
     from matplotlib.figure import Figure
 
     own = [
-        record for key, record in read_results().items()
+        record for key, record in read_results(RESULTS).items()
         if key.startswith(f"{name}_{record['tiles']}tiles")
     ]  # fmt: skip
     points: dict[int, list[float]] = {0: [record["before"]["f1"] for record in own]}
@@ -122,15 +114,12 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--tiles", default="5,10,20")
     parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    add_settings(parser)
     parser.add_argument("--draw", type=Path, help="only draw the curve of finished runs")
-    asked = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-    logging.getLogger("landslip").setLevel(logging.INFO)
+    asked, changed = parse(parser)
     WORK.mkdir(parents=True, exist_ok=True)
-    results = read_results()
-    changed = dict(item.split("=", 1) for item in asked.set)
-    name = "_".join([asked.model.stem, *(f"{k}={v}" for k, v in sorted(changed.items()))])
+    results = read_results(RESULTS)
+    name = name_of(asked.model.stem, changed=changed)
     if asked.draw is not None:
         draw_curve(name, asked.draw)
         return
@@ -156,8 +145,7 @@ def main() -> None:
                 "compute": card.training["compute"],
                 "tiles": count,
             }
-            with whole_file(RESULTS, overwrite=True) as path:
-                path.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+            keep(RESULTS, key, results[key])
             print(key, json.dumps(results[key]))
         own = [record for key, record in results.items()
                if key.startswith(f"{name}_{count}tiles")]  # fmt: skip

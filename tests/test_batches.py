@@ -289,21 +289,29 @@ def test_batches_are_the_same_whatever_the_workers_and_the_start(workers: int) -
         assert one.labels.equal(other.labels)
 
 
-def test_cache_holds_no_more_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = ground(*[nothing(32, 32)] * 6)
+def reads_of(
+    ground_type: type[TrainingGround | ScoringGround], monkeypatch: pytest.MonkeyPatch
+) -> list[int]:
+    """A list that grows by the number of every tile that is read from now on."""
     read: list[int] = []
-    inner = TrainingGround._read
+    inner = ground_type._read
 
-    def counted(self: TrainingGround, number: int) -> object:
+    def counted(self: Any, number: int) -> object:
         read.append(number)
         return inner(self, number)
 
-    monkeypatch.setattr(TrainingGround, "_read", counted)
+    monkeypatch.setattr(ground_type, "_read", counted)
+    return read
+
+
+def test_cache_holds_no_more_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = ground(*[nothing(32, 32)] * 6)
+    read = reads_of(TrainingGround, monkeypatch)
     for _ in range(3):
         for number in range(6):
             made.sample(0, Draw(0, number, False))
     assert read == list(range(6))
-    one_tile = inner(made, 0).nbytes
+    one_tile = made._cache._held // 6
     small = replace(made, cache_bytes=2 * one_tile)
     for _ in range(2):
         for number in range(6):
@@ -337,14 +345,7 @@ def test_scored_tiles_come_in_order_and_in_batches_of_some_pixels(tmp_path: Path
 def test_scored_tiles_are_read_once_where_memory_allows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: list[int] = []
-    inner = ScoringGround._read
-
-    def counted(self: ScoringGround, number: int) -> object:
-        read.append(number)
-        return inner(self, number)
-
-    monkeypatch.setattr(ScoringGround, "_read", counted)
+    read = reads_of(ScoringGround, monkeypatch)
     made = scoring_ground(tmp_path / "tiles", cache_bytes=10**8)
     for _ in range(3):
         list(made.batches(1))

@@ -523,9 +523,8 @@ def test_two_processes_learn_what_one_learns_and_continue(tiles: TileSet, tmp_pa
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
         "-m", "landslip",
     ]  # fmt: skip
-    process = subprocess.Popen(
-        [*both, *command(tiles, two, "--accumulate", "2")], stderr=subprocess.DEVNULL
-    )
+    again = [*both, *command(tiles, two, "--accumulate", "2")]
+    process = subprocess.Popen(again, stderr=subprocess.DEVNULL)
     saved = tmp_path / "two.safetensors.partial" / "checkpoint.safetensors"
     while not saved.exists():
         assert process.poll() is None
@@ -535,9 +534,7 @@ def test_two_processes_learn_what_one_learns_and_continue(tiles: TileSet, tmp_pa
     os.kill(int(found.stdout.split()[-1]), signal.SIGKILL)
     assert process.wait(60) != 0
     assert not two.exists()
-    done = subprocess.run(
-        [*both, *command(tiles, two, "--accumulate", "2")], capture_output=True, text=True
-    )
+    done = subprocess.run(again, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     first, second = load_file(one), load_file(two)
     assert load_card(two).training["processes"] == 2

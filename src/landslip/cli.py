@@ -113,8 +113,7 @@ class _Made:
     @property
     def given(self) -> list[str]:
         """The options that were used, as people write them."""
-        used = [name for name, value in vars(self).items() if value not in (None, False)]
-        return [f"--{name.replace('_', '-')}" for name in used]
+        return _given(**vars(self))
 
     def open(self, scene: str | None, *, unnamed: bool = False) -> StackedScene:
         """The scene, or the pair, with all that is laid over it."""
@@ -267,7 +266,8 @@ def _names(text: str | None) -> tuple[str, ...] | None:
 
 def _given(**options: object) -> list[str]:
     """Of these options, those that were typed, as they are typed."""
-    return [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    typed = [name for name, value in options.items() if value is not None and value is not False]
+    return [f"--{name.replace('_', '-')}" for name in typed]
 
 
 def _tiling(

@@ -28,6 +28,8 @@ from landslip.prepare.tile_set import Tile, TileSet, landslide_share
 
 MOST_ROUNDS = 20
 """Where a recipe counts steps, epochs are made of so many passes that there are no more of them."""
+Scored = tuple[NDArray[np.float32], NDArray[np.uint8]]
+"""What a network is scored on: scaled images (B, C, H, W), and labels (B, H, W)."""
 SMALL_PX = 1024
 """Landslides of fewer pixels are small: they may count more in the loss."""
 
@@ -304,9 +306,7 @@ class ScoringGround:
     def _cache(self) -> _Cache[_Judged]:
         return _Cache(self.cache_bytes)
 
-    def batches(
-        self, most_px: int, *, workers: int = 1
-    ) -> Generator[tuple[NDArray[np.float32], NDArray[np.uint8]], None, None]:
+    def batches(self, most_px: int, *, workers: int = 1) -> Generator[Scored, None, None]:
         """Scaled images (B, C, H, W) and labels (B, H, W), read ahead by several threads.
 
         Args:
@@ -317,7 +317,7 @@ class ScoringGround:
             BandError: Tiles lack a band that is not optional.
         """
 
-        def batch(group: list[int]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        def batch(group: list[int]) -> Scored:
             read = [self._cache.get(number, self._read) for number in group]
             images = np.stack([self.scaling.apply_all([each.raster]) for each in read])
             return images, np.stack([each.labels for each in read])

@@ -15,7 +15,7 @@ from landslip.assess.scores import ScoreHistogram
 from landslip.geo.errors import BandError, TileSetError
 from landslip.geo.probability import encode
 from landslip.geo.progress import track
-from landslip.learn.batches import ScoringGround
+from landslip.learn.batches import Scored, ScoringGround
 from landslip.learn.card import ModelCard, load_model
 from landslip.learn.device import Compute
 from landslip.prepare.tile_set import TileSet
@@ -50,7 +50,7 @@ def probabilities(
 
 def score_batches(
     network: nn.Module,
-    batches: Iterable[tuple[NDArray[np.float32], NDArray[np.uint8]]],
+    batches: Iterable[Scored],
     compute: Compute,
     stride_px: int,
 ) -> ScoreHistogram:

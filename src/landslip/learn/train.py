@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from landslip.assess.pictures import write_pr_curve
@@ -26,7 +25,7 @@ from landslip.geo.output import plain_write_errors, refuse_existing, whole_file
 from landslip.geo.parallel import default_threads
 from landslip.geo.progress import duration, track
 from landslip.geo.scene import SceneLike, open_scene
-from landslip.learn.batches import Batch, ScoringGround, TrainingGround
+from landslip.learn.batches import Batch, Scored, ScoringGround, TrainingGround
 from landslip.learn.card import ModelCard, parameter_count, save_model
 from landslip.learn.checkpoint import Checkpoint, TrainState
 from landslip.learn.device import Compute
@@ -60,8 +59,6 @@ SAVE_INTERVAL_S = 300.0
 """Seconds between two saves inside an epoch."""
 ASK_EVERY = 16
 """Steps between two questions among processes whether one was asked to stop."""
-Scored = tuple[NDArray[np.float32], NDArray[np.uint8]]
-"""Scaled images (B, C, H, W), and labels (B, H, W)."""
 Shown = TypeVar("Shown")
 
 
@@ -305,8 +302,7 @@ class _Training:
         # Describe the best weights, and write them under their final name.
         fabric.barrier()
         checkpoint.load_best(plain, state.best_epoch)
-        is_start = state.best_epoch == 0 and plan.start is not None
-        known = plan.start.threshold if is_start and plan.start is not None else None
+        known = plan.start.threshold if plan.start and state.best_epoch == 0 else None
         verdict = self._judge(plain, judge, also, known=known)
         tested = plan.tiles("test")
         test = None
