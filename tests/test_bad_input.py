@@ -602,7 +602,7 @@ def test_wrong_options_are_refused_before_the_work(
     def begun(*_: object, **__: object) -> None:
         pytest.fail("mapping began")
 
-    monkeypatch.setattr(scene_map, "mapped_windows", begun)
+    monkeypatch.setattr(scene_map._Mapping, "compute", begun)
     words = map_(good.scene, good.model, tmp_path / "map")
     refused(tmp_path, (*words, "--outline", "bezier"), "'bezier'", code=2)
 
@@ -628,13 +628,14 @@ def test_a_full_disk(good: Files, tmp_path: Path) -> None:
     # Files may grow to a limit and no further, which fails as a full disk does; several limits,
     # so that it happens with the first pixels, with the last ones, and in the index.
     out, picture, model = tmp_path / "out", tmp_path / "c.png", tmp_path / "m.safetensors"
+    mapped = tmp_path / "map"
     commands: list[tuple[WORDS, int]] = [
         (tile(good.scene, good.inventory, out), 300),
         (tile(good.scene, good.inventory, out), 1_500),
         (tile(good.scene, good.inventory, out), 30_000),
         (map_(good.scene, good.model, out), 300),
         (map_(good.scene, good.model, out, "--float"), 3_000),
-        (map_(good.scene, good.model, out), 30_000),
+        (map_(good.scene, good.model, mapped), 30_000),
         (train_tiles(good.tiles, "--out", model), 300),
         (train_tiles(good.tiles, "--out", model), 1_000_000),
         (("check", good.scene, "--out", picture), 9_000),
@@ -651,8 +652,12 @@ def test_a_full_disk(good: Files, tmp_path: Path) -> None:
         assert err.count("Error:") == 1, (words, limit, err)
         assert "Cannot write" in err, (words, limit, err)
         assert "Traceback" not in err, (words, limit, err)
+    # The windows of the last map were done before the disk was full.
+    assert [path.name for path in tmp_path.iterdir()] == ["map.partial"]
+    # With room again, the same commands finish.
+    assert tiny.landslip(*map_(good.scene, good.model, mapped)).code == 0
+    shutil.rmtree(mapped)
     assert state_of(tmp_path) == {}
-    # With room again, the same command trains.
     again = tiny.landslip(*train_tiles(good.tiles, "--out", model))
     assert again.code == 0, again.err
     assert model in finished(tmp_path)
@@ -708,12 +713,14 @@ def test_ctrl_c_in_training_loses_nothing(good: Files, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to one process")
-def test_ctrl_c_in_mapping_leaves_nothing(good: Files, tmp_path: Path) -> None:
+def test_ctrl_c_in_mapping_keeps_what_is_done(good: Files, tmp_path: Path) -> None:
     scene = tiny.write_scene(tmp_path / "large.tif", tiny.noise(3, 2000, 2000, "uint8"))
     words = map_(scene, good.model, tmp_path / "map", "--device", "cpu")
-    code, out, err = stopped_when(lambda: any(tmp_path.glob(".map.*/raw.tif")), words)
+    journal = tmp_path / "map.partial" / "journal.json"
+    code, out, err = stopped_when(journal.exists, words)
     assert code == 130, err
     assert "Traceback" not in err
-    assert "nothing half-written is left" in err
+    assert "the same command continues" in err
     assert out == ""
-    assert files_in(tmp_path) == ["large.tif"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["large.tif", "map.partial"]
+    assert any((tmp_path / "map.partial" / "done.bin").read_bytes())

@@ -888,7 +888,8 @@ def mapped(
     map_scene(scene, model, out, options=options)
     with rasterio.open(out / "probability.tif") as file:
         codes: NDArray[np.uint8] = file.read(1)
-    record: dict[str, Any] = json.loads((out / "run.json").read_text())["scaling"]
+    (ground,) = json.loads((out / "run.json").read_text())["scenes"]
+    record: dict[str, Any] = ground["scaling"][0]
     return codes, record
 
 
@@ -953,7 +954,7 @@ def test_what_lies_under_cloud_changes_nothing(tmp_path: Path, model: Path, mask
     assert len(polygons) > 10
     assert codes.tobytes() == other_codes.tobytes()
     assert record == other_record
-    assert polygons.equals(other_polygons)
+    assert polygons.drop(columns="scene").equals(other_polygons.drop(columns="scene"))
     assert_ranges(record["ranges"], percentiles(base(seed=1) * 8, ~in_cloud()))
     # Where the cloud is not said to be one, it is taken for ground.
     unmasked = choose_scaling(open_scene(tmp_path / "bright.tif"), load_card(model), "auto")
@@ -967,10 +968,11 @@ def test_map_by_command_keeps_the_scaling(tmp_path: Path, model: Path) -> None:
     assert done.code == 0, done.err
     run = json.loads((tmp_path / "map/run.json").read_text())
     assert run["options"]["scaling"] == "scene"
-    assert (run["scaling"]["used"], run["scaling"]["why"]) == ("scene", "as asked")
-    assert_ranges(run["scaling"]["scene_percentiles"], percentiles(base() * 2))
-    assert_ranges(run["scaling"]["ranges"], percentiles(base() * 2))
-    assert_ranges(run["scaling"]["model_percentiles"], percentiles(base()))
+    (chosen,) = run["scenes"][0]["scaling"]
+    assert (chosen["used"], chosen["why"]) == ("scene", "as asked")
+    assert_ranges(chosen["scene_percentiles"], percentiles(base() * 2))
+    assert_ranges(chosen["ranges"], percentiles(base() * 2))
+    assert_ranges(chosen["model_percentiles"], percentiles(base()))
     assert "scaling: the scene's numbers (as asked)\n  nir: model " in done.err
     wrong = tiny.landslip(*words, "--overwrite", "--scaling", "histogram")
     assert wrong.code == 2

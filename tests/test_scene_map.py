@@ -25,11 +25,14 @@ from landslip.geo.raster import FileScene, Raster, create_raster
 from landslip.geo.scene import open_scene
 from landslip.learn.card import ModelCard, save_model
 from landslip.learn.device import Compute
+from landslip.learn.ensemble import Ensemble, Member
 from landslip.learn.models import build_model
 from landslip.learn.predict import probabilities
 from landslip.mapping.attributes import probability_of
+from landslip.mapping.layout import even_layout
 from landslip.mapping.outlines import landslide_polygons
-from landslip.mapping.scene_map import MapOptions, map_scene, mapped_windows
+from landslip.mapping.scene_map import MapOptions, map_scene
+from landslip.mapping.work import Job, WindowMapper
 
 UTM = CRS.from_epsg(32654)
 CPU = Compute(torch.device("cpu"), "float32")
@@ -121,8 +124,8 @@ def test_map_writes_what_it_promises(tmp_path: Path, bright_model: Path) -> None
         assert set(np.unique(raster.read(1))) == {0, 254}
         assert Grid(raster.crs, raster.transform, *raster.shape) == grid
     record = json.loads((out / "run.json").read_text())
-    assert record["model"]["sha256"]
-    assert record["sources"][0]["role"] == "scene"
+    assert record["models"][0]["sha256"]
+    assert record["scenes"][0]["sources"][0]["role"] == "scene"
     assert record["options"]["threshold"] == 0.25
     with pytest.raises(OutputError, match="exists already"):
         map_scene(scene, bright_model, out)
@@ -169,8 +172,15 @@ def test_windows_agree_with_the_untiled_network() -> None:
         stride_px=16,
     )  # fmt: skip
     mapped = np.full(grid.shape, np.nan, dtype=np.float32)
-    for window, scores, _ in mapped_windows(scene, card, network, CPU, 64, card.scaling_of_bands):
-        mapped[window.slices] = scores
+    layout = even_layout(grid, 16, 96, 64)
+    job = Job(
+        scene=scene, models=("t",), scalings=(card.scaling_of_bands,), device="cpu",
+        precision="float32", tta=False, scales=(1.0,), layout=layout, as_float=True, covered=None,
+    )  # fmt: skip
+    members = [Member(card, network, card.scaling_of_bands)]
+    mapper = WindowMapper(job, Ensemble(members, CPU))
+    for core in layout.cores(grid):
+        mapped[core.slices] = mapper(core).planes["probability"]
     # The same ground in one piece, mirrored alike.
     whole = np.pad(
         card.scaling_of_bands.apply(scene), ((0, 0), (96, 96 + 10), (96, 96 + 14)), "reflect"
@@ -327,7 +337,8 @@ def probabilities_of(scene: Any, model: Path, out: Path) -> NDArray[np.float32]:
 
 
 def missing_bands(out: Path) -> list[str]:
-    found: list[str] = json.loads((out / "run.json").read_text())["missing_bands"]
+    record = json.loads((out / "run.json").read_text())
+    found: list[str] = record["scenes"][0]["missing_bands"]
     return found
 
 

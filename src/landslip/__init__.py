@@ -36,7 +36,14 @@ if TYPE_CHECKING:
     from landslip.learn.predict import score_model
     from landslip.learn.recipes import Recipe, recipe_named
     from landslip.learn.train import train_model, train_on_scene
-    from landslip.mapping.scene_map import MapOptions, MapResult, map_scene
+    from landslip.mapping.scene_map import (
+        MapEstimate,
+        MapOptions,
+        MapResult,
+        estimate_map,
+        map_scene,
+        map_scenes,
+    )
     from landslip.prepare.check import SceneCheck, check_scene
     from landslip.prepare.picture_folder import tiles_from_folder
     from landslip.prepare.scaling import write_eight_bit
@@ -56,6 +63,7 @@ _HOME = {
     "Grid": "geo.grid",
     "InventoryError": "geo.errors",
     "LandslipError": "geo.errors",
+    "MapEstimate": "mapping.scene_map",
     "MapOptions": "mapping.scene_map",
     "MapResult": "mapping.scene_map",
     "MissingExtraError": "geo.errors",
@@ -80,12 +88,14 @@ _HOME = {
     "Window": "geo.grid",
     "check_scene": "prepare.check",
     "convert_checkpoint": "learn.authors",
+    "estimate_map": "mapping.scene_map",
     "evaluate": "assess.evaluate",
     "load_card": "learn.card",
     "load_model": "learn.card",
     "make_tiles": "prepare.tiles",
     "make_valley": "samples.synthetic",
     "map_scene": "mapping.scene_map",
+    "map_scenes": "mapping.scene_map",
     "open_pansharpened": "prepare.sharpen.pansharpen",
     "open_scene": "geo.scene",
     "pansharpen": "prepare.sharpen.pansharpen",
@@ -109,6 +119,7 @@ __all__ = [
     "Grid",
     "InventoryError",
     "LandslipError",
+    "MapEstimate",
     "MapOptions",
     "MapResult",
     "MissingExtraError",
@@ -133,12 +144,14 @@ __all__ = [
     "Window",
     "check_scene",
     "convert_checkpoint",
+    "estimate_map",
     "evaluate",
     "load_card",
     "load_model",
     "make_tiles",
     "make_valley",
     "map_scene",
+    "map_scenes",
     "open_pansharpened",
     "open_scene",
     "pansharpen",

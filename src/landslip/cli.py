@@ -264,6 +264,32 @@ def _names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(part.strip() for part in text.split(","))
 
 
+RASTERS = (".tif", ".tiff", ".vrt", ".jp2", ".img")
+"""Files of a folder that are taken for scenes."""
+
+
+def _rasters(named: list[str]) -> list[str]:
+    """Scenes, with those of folders in the order of their names; some folders are a raster."""
+    scenes: list[str] = []
+    for text in named:
+        inside = sorted(Path(text).iterdir()) if Path(text).is_dir() else []
+        rasters = [str(path) for path in inside if path.suffix.lower() in RASTERS]
+        scenes += rasters or [text]
+    return scenes
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    from landslip.geo.errors import UsageError
+
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(
+            f"Cannot use scales '{text}': expected numbers with commas between, for example "
+            "--scales 1,0.5."
+        ) from error
+
+
 def _given(**options: object) -> list[str]:
     """Of these options, those that were typed, as they are typed."""
     typed = [name for name, value in options.items() if value is not None and value is not False]
@@ -648,9 +674,14 @@ def info(
 @_takes_scene
 def map_(
     made: _Made,
-    model: Annotated[Path, typer.Option(help="Model file.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
-    scene: Annotated[str | None, typer.Argument(help="Scene to map.")] = None,
+    model: Annotated[
+        list[Path], typer.Option(help="Model file. Repeatable: the mean of several is mapped.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder to write.")] = None,
+    scene: Annotated[
+        list[str] | None,
+        typer.Argument(help="Scenes, or folders of them; where they overlap, the first wins."),
+    ] = None,
     scaling: Annotated[
         str, typer.Option(help="auto, model or scene: whose range of numbers the model is shown.")
     ] = "auto",
@@ -664,31 +695,63 @@ def map_(
     as_float: Annotated[
         bool, typer.Option("--float", help="Probabilities in float32 instead of one byte.")
     ] = False,
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Mean over 8 flips and quarter turns: 8 times as long.")
+    ] = False,
+    scales: Annotated[
+        str, typer.Option(help="Sizes at which the model sees the scene, averaged: 1,0.5.")
+    ] = "1",
+    first: Annotated[
+        Path | None, typer.Option(help="Polygons of ground to map before the rest.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell how long it takes, and what space.")
+    ] = False,
+    memory: Annotated[
+        float | None, typer.Option(min=0, help="Memory to take at most (GB); default: half.")
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="Dask scheduler whose workers map: tcp://HOST:PORT.")
+    ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """Map the landslides of a scene: probabilities, polygons, what was seen, a picture.
+    """Map the landslides of scenes: probabilities, polygons, what was seen, a picture.
+
+    Stopped or killed, the same command continues.
 
     Example: landslip map scene.tif --model event.safetensors --out map/
 
     Example: landslip map --pan pan.tif --ms ms.tif --model event.safetensors --out map/
     """
+    from landslip.geo.errors import UsageError
     from landslip.geo.output import refuse_existing
     from landslip.learn.card import load_card
-    from landslip.mapping.scene_map import MapOptions, map_scene
+    from landslip.mapping.scene_map import MapOptions, estimate_map, map_scenes
 
+    if (out is None) != dry_run:
+        raise UsageError(
+            "Cannot map: name the folder to write with --out, or use --dry-run without it."
+        )
     # Before a pair is measured, which takes its time.
-    refuse_existing(out, overwrite=overwrite, marker="run.json")
-    load_card(model)
+    if out is not None:
+        refuse_existing(out, overwrite=overwrite, marker="run.json")
+    for path in model:
+        load_card(path)
     options = MapOptions(
         scaling=scaling, threshold=threshold, outline=outline, min_area_m2=min_area,
-        as_float=as_float, device=device, precision=precision,
+        as_float=as_float, tta=tta, scales=_scales(scales), first=first, memory_gb=memory,
+        cluster=cluster, device=device, precision=precision,
     )  # fmt: skip
-    opened = made.open(scene)
-    found = map_scene(opened, model, out, options=options, overwrite=overwrite)
+    opened = [made.open(each) for each in _rasters(scene or [])] if scene else [made.open(None)]
+    if out is None:
+        console.print(estimate_map(opened, model, options=options).text, soft_wrap=True)
+        return
+    found = map_scenes(opened, model, out, options=options, overwrite=overwrite)
     # Left open after Ctrl-C: the thread that reads ahead may still be at work, and would crash.
-    opened.close()
+    for each in opened:
+        each.close()
     _say(
         f"{found.landslides} landslides, {found.area_m2:,.0f} m2, on {found.observed_km2:.3f} km2 "
         f"of observed ground, at threshold {found.threshold:.2f}: {out}"

@@ -240,11 +240,19 @@ class Area:
         return rasterised(self._tree.geometries[found], self._grid, window)
 
 
-def write_layers(path: Path, layers: Mapping[str, gpd.GeoDataFrame]) -> None:
-    """Write layers into one GeoPackage, with a fixed date so that bytes depend on content only."""
+def write_layers(
+    path: Path, layers: Mapping[str, gpd.GeoDataFrame], *, date: str | None = None
+) -> None:
+    """Write layers into one GeoPackage, with a fixed date so that bytes depend on content only.
+
+    Args:
+        path: GeoPackage to write.
+        layers: By name.
+        date: Date to write into it (ISO 8601, milliseconds and Z); None: `FIXED_DATE`.
+    """
     import pyogrio
 
-    with _fixed_date(), warnings.catch_warnings():
+    with _fixed_date(date or FIXED_DATE), warnings.catch_warnings():
         # Pictures without a position have no CRS, and that is said elsewhere.
         warnings.filterwarnings("ignore", message="'crs' was not provided")
         for number, (name, frame) in enumerate(layers.items()):
@@ -279,13 +287,11 @@ def refuse_reviewed(folder: Path) -> None:
 
 
 @contextmanager
-def _fixed_date() -> Iterator[None]:
+def _fixed_date(date: str) -> Iterator[None]:
     import pyogrio
 
     before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
-    pyogrio.set_gdal_config_options(
-        {"OGR_CURRENT_DATE": os.environ.get("OGR_CURRENT_DATE", FIXED_DATE)}
-    )
+    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": os.environ.get("OGR_CURRENT_DATE", date)})
     try:
         yield
     finally:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -49,16 +49,29 @@ def processes_here() -> int:
 
 
 def in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], threads: int
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    threads: int,
+    executor: Executor | None = None,
 ) -> Generator[Result, None, None]:
     """Results of `function` in the order of `items`, computed by several threads.
 
     At most two results a thread wait to be taken, so memory does not grow with the work. A caller
     that stops early waits only for what runs.
+
+    Args:
+        function: What to do with an item.
+        items: Asked for when they are needed.
+        threads: How many work at once.
+        executor: Who does it, instead of threads of this process; it stays open.
     """
     waiting: deque[Future[Result]] = deque()
     remaining = iter(items)
-    with ThreadPoolExecutor(threads, thread_name_prefix="landslip") as pool:
+    with (
+        ThreadPoolExecutor(threads, thread_name_prefix="landslip")
+        if executor is None
+        else nullcontext(executor)
+    ) as pool:
         try:
             waiting.extend(pool.submit(function, item) for item in islice(remaining, 2 * threads))
             while waiting:

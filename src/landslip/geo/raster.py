@@ -136,7 +136,8 @@ class FileScene:
     """One raster file, opened through any rasterio path, warped on the fly where asked.
 
     Only the header is read at birth. Every read has a file handle for itself, so threads may
-    read at once; handles are kept for later reads, as many as were ever in use at once.
+    read at once; handles are kept for later reads, as many as were ever in use at once. A pickle
+    holds no handles: where it is unpickled, the first read opens the file.
     """
 
     def __init__(
@@ -185,6 +186,12 @@ class FileScene:
                 f"Cannot lay {path} over the scene: one of the two has no coordinate reference "
                 "system. Give both a CRS (gdal_edit.py -a_srs), or cut both to the same pixels."
             )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Who unpickles it may work in another folder.
+        here = is_local(self.path) and Path(self.path).exists()
+        path = str(Path(self.path).absolute()) if here else self.path
+        return self.__dict__ | {"path": path, "_idle": []}
 
     @classmethod
     def open(

@@ -21,11 +21,12 @@ from landslip.geo.raster import FileScene, Raster, Scene, derive, fingerprint
 from landslip.geo.reflectance import ReflectanceScene, find_calibration
 from landslip.geo.terrain import TerrainScene
 
-OBSERVED, NODATA, UNUSABLE, OUTSIDE = 0, 1, 2, 3
+OBSERVED, NODATA, UNUSABLE, OUTSIDE, COVERED = 0, 1, 2, 3, 4
 REASONS = {
     NODATA: "no data",
     UNUSABLE: "unusable",
     OUTSIDE: "outside the area of interest",
+    COVERED: "seen in an earlier scene",
 }
 """Why ground was not observed, by code."""
 

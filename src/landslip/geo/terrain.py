@@ -7,7 +7,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +84,8 @@ class TerrainScene:
     """Bands `elevation` and `slope` of an elevation model, laid over another grid.
 
     Slope is computed once, when it is first asked for, into a temporary file on the elevation
-    model's own grid (only the part under the target grid), and warped from there.
+    model's own grid (only the part under the target grid), and warped from there. A pickle holds
+    none: where it is unpickled, slope is computed again.
     """
 
     dtype = "float32"
@@ -97,12 +98,17 @@ class TerrainScene:
             path: Any rasterio path.
             grid: Grid to give the pixels on.
         """
-        self.path = path
         self._grid = grid
         self._elevation = FileScene(path, {"elevation": 1}, grid=grid)
         self._slope: FileScene | None = None
         self._lock = threading.Lock()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_slope": None, "_lock": None, "_folder": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_lock": threading.Lock()}
 
     @property
     def grid(self) -> Grid:
@@ -130,7 +136,7 @@ class TerrainScene:
             if self._slope is None:
                 self._folder = tempfile.TemporaryDirectory(prefix="landslip-terrain-")
                 path = Path(self._folder.name) / "slope.tif"
-                write_slope(self.path, self._grid, path)
+                write_slope(self._elevation.path, self._grid, path)
                 self._slope = FileScene(str(path), {"slope": 1}, grid=self._grid)
         return self._slope
 

@@ -10,17 +10,25 @@ from landslip.geo.errors import UsageError
 from landslip.geo.grid import Grid, Window
 
 
-def cover(grid: Grid, core: int) -> Iterator[Window]:
-    """Cut a grid into windows of `core` pixels, row by row; the last ones are cut to the grid.
+def cover(grid: Grid, height: int, width: int | None = None) -> Iterator[Window]:
+    """Cut a grid into windows, row by row; the last ones are cut to the grid.
 
     The windows lie on an absolute grid that starts at (0, 0), cover every pixel once, and share
     none.
+
+    Args:
+        grid: What to cover.
+        height: Rows of a window (px).
+        width: Columns of a window (px); None: as many as rows.
     """
-    if core < 1:
-        raise UsageError(f"Cannot cover a grid with windows of {core} px: at least 1 is needed.")
-    for row in range(0, grid.height, core):
-        for col in range(0, grid.width, core):
-            yield Window(row, col, min(core, grid.height - row), min(core, grid.width - col))
+    width = height if width is None else width
+    if min(height, width) < 1:
+        raise UsageError(
+            f"Cannot cover a grid with windows of {height} x {width} px: at least 1 is needed."
+        )
+    for row in range(0, grid.height, height):
+        for col in range(0, grid.width, width):
+            yield Window(row, col, min(height, grid.height - row), min(width, grid.width - col))
 
 
 def spread(windows: Sequence[Window], count: int) -> list[Window]:

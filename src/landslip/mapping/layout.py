@@ -1,0 +1,121 @@
+"""Which windows a scene is mapped in: as large as pays and as the memory allows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from landslip.geo.errors import UsageError
+from landslip.geo.grid import Grid, Window
+from landslip.geo.windows import cover
+
+OVERHEAD = 1.25
+"""Pixels computed for each pixel kept, below which larger windows do not pay."""
+OWN_BYTES = 700 * 2**20
+"""What Python, torch and GDAL take before the first window, and for reading (bytes)."""
+LIBRARY_SHARE = 1.4
+"""Memory of a forward, measured, to that of its tensors."""
+SMALLEST_PX = 128
+"""Below this a smaller core would not help."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Windows of one size on an absolute grid; what is kept of them covers the scene once."""
+
+    core_height: int
+    """Rows kept of a window (px); a multiple of the stride."""
+    core_width: int
+    """Columns kept of a window (px); a multiple of the stride."""
+    halo: int
+    """Pixels around the core that are computed and dropped; a multiple of the stride."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of a window with its halo (px)."""
+        return self.core_height + 2 * self.halo, self.core_width + 2 * self.halo
+
+    @property
+    def overhead(self) -> float:
+        """Pixels computed for each pixel of a core."""
+        height, width = self.shape
+        return height * width / (self.core_height * self.core_width)
+
+    def cores(self, grid: Grid) -> list[Window]:
+        """The cores, cut to the grid, row by row."""
+        return list(cover(grid, self.core_height, self.core_width))
+
+    def around(self, core: Window) -> Window:
+        """The window of a core; it may reach beyond the grid."""
+        return Window(core.row, core.col, self.core_height, self.core_width).grown(self.halo)
+
+
+def fitting_layout(
+    grid: Grid,
+    stride: int,
+    halo: int,
+    *,
+    most_bytes: float,
+    needed: Callable[[int, int], float],
+) -> Layout:
+    """The largest windows that pay and fit.
+
+    Cores grow until `OVERHEAD` is reached, and then divide the scene evenly, because every window
+    has the same size, those at the right and lower edge too.
+
+    Args:
+        grid: Of the scene.
+        stride: Sides are multiples of this (px).
+        halo: A multiple of `stride` (px).
+        most_bytes: What a window may take.
+        needed: What a window of (height, width) takes (bytes).
+
+    Raises:
+        UsageError: Not even the smallest window fits.
+    """
+    # (1 + 2 halo / core) squared is the overhead.
+    paying = 2 * halo / (OVERHEAD**0.5 - 1)
+    core = max(_multiple(paying, stride), _multiple(SMALLEST_PX, stride))
+    while True:
+        layout = even_layout(grid, stride, halo, core)
+        if needed(*layout.shape) <= most_bytes:
+            return layout
+        if core <= _multiple(SMALLEST_PX, stride):
+            raise UsageError(
+                f"Cannot map: a window of {layout.shape[0]} x {layout.shape[1]} px takes "
+                f"{needed(*layout.shape) / 1e9:.1f} GB, {max(most_bytes, 0) / 1e9:.1f} GB are "
+                "left for it. Allow more with --memory, or use a smaller model."
+            )
+        core = max(_multiple(core * 0.8, stride), _multiple(SMALLEST_PX, stride))
+
+
+def even_layout(grid: Grid, stride: int, halo: int, core: int) -> Layout:
+    """Windows with cores of at most `core` px (in multiples of the stride) that divide the grid."""
+    core = max(_multiple(core, stride), stride)
+    height, width = (_multiple(-(-length // -(-length // core)), stride) for length in grid.shape)
+    return Layout(height, width, halo)
+
+
+def _multiple(length: float, of: int) -> int:
+    """The next multiple, upwards."""
+    return -int(-length // of) * of
+
+
+def own_bytes() -> int:
+    """Memory that this process takes now (bytes); `OWN_BYTES` at least."""
+    path = Path("/proc/self/statm")
+    if not path.exists():
+        return OWN_BYTES
+    return max(int(path.read_text().split()[1]) * 4096, OWN_BYTES)
+
+
+def peak_bytes_so_far() -> int | None:
+    """Most memory that this process has taken (bytes); None where the system does not tell."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

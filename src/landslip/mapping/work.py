@@ -1,0 +1,176 @@
+"""What is done with one window of a scene, in a thread of this process or on another machine."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+
+from landslip.geo.errors import MissingExtraError, UsageError
+from landslip.geo.grid import Window
+from landslip.geo.inventory import Area
+from landslip.geo.probability import encode
+from landslip.geo.raster import Scene
+from landslip.geo.scene import COVERED, NODATA, OBSERVED, StackedScene
+from landslip.geo.writing import CACHE_BYTES
+from landslip.learn.card import load_model
+from landslip.learn.device import Compute
+from landslip.learn.ensemble import Ensemble, Member
+from landslip.mapping.layout import Layout
+from landslip.prepare.scaling import Scaling
+
+THREADS = 3
+"""One reads ahead and one encodes while one computes."""
+WAIT_S = 60.0
+"""Time that a cluster has to show a worker (s)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """All that a worker must know to map any window of a scene."""
+
+    scene: Scene
+    models: tuple[str, ...]
+    """Model files."""
+    scalings: tuple[Scaling, ...]
+    """Whose numbers each model is shown."""
+    device: str
+    precision: str
+    tta: bool
+    scales: tuple[float, ...]
+    layout: Layout
+    as_float: bool
+    covered: Area | None
+    """Ground that an earlier scene shows."""
+
+    def ensemble(self) -> Ensemble:
+        """The models, loaded and placed on the device."""
+        compute = Compute.choose(self.device, self.precision)
+        members = []
+        for path, scaling in zip(self.models, self.scalings, strict=True):
+            card, network = load_model(path)
+            members.append(Member(card, compute.place(network), scaling))
+        return Ensemble(members, compute, tta=self.tta, scales=self.scales)
+
+
+@dataclass(frozen=True, eq=False)
+class MappedWindow:
+    """What is known of the core of a window."""
+
+    core: Window
+    planes: dict[str, NDArray[Any]]
+    """`probability` and, of several models, `uncertainty`, as they are written; `ground` codes."""
+
+
+class WindowMapper:
+    """From the core of a window to its probabilities; several threads may ask at once.
+
+    While one computes, which takes all processors or the device, others read and encode.
+    """
+
+    def __init__(self, job: Job, ensemble: Ensemble | None = None) -> None:
+        """Take the models of the job, or `ensemble` where they are loaded already."""
+        self._job = job
+        self._ensemble = ensemble or job.ensemble()
+        self._turn = threading.Lock()
+        scene = job.scene
+        # What lies beyond the area of interest is not mapped, but seen.
+        self._seen = scene.whole() if isinstance(scene, StackedScene) else scene
+
+    def __call__(self, core: Window) -> MappedWindow:
+        """Map one core; windows without usable ground cost nothing."""
+        layout, codes = self._job.layout, self._excluded(core)
+        images = None
+        with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
+            if (codes == OBSERVED).any():
+                around = layout.around(core)
+                inside = core.relative_to(around).slices
+                images, valid = self._ensemble.read(self._seen, around)
+                codes[(codes == OBSERVED) & ~valid[inside]] = NODATA
+        found: list[NDArray[np.float32]] = []
+        if images is not None and (codes == OBSERVED).any():
+            with self._turn:
+                mean, spread = self._ensemble.predict([image[None] for image in images])
+            found = [plane[0][inside] for plane in (mean, spread) if plane is not None]
+        return MappedWindow(core, self._planes(codes, found))
+
+    def _excluded(self, core: Window) -> NDArray[np.uint8]:
+        """Codes of the ground that is left out whatever it shows."""
+        job = self._job
+        codes = (
+            job.scene.excluded(core)
+            if isinstance(job.scene, StackedScene)
+            else np.full((core.height, core.width), OBSERVED, dtype=np.uint8)
+        )
+        if job.covered is not None:
+            codes[(codes == OBSERVED) & job.covered.read(core)] = COVERED
+        return codes
+
+    def _planes(
+        self, codes: NDArray[np.uint8], found: Sequence[NDArray[np.float32]]
+    ) -> dict[str, NDArray[Any]]:
+        planes: dict[str, NDArray[Any]] = {"ground": codes}
+        names = ("probability", "uncertainty") if len(self._job.models) > 1 else ("probability",)
+        for number, name in enumerate(names):
+            scores = found[number] if found else np.zeros(codes.shape, np.float32)
+            masked = np.where(codes == OBSERVED, scores, np.nan).astype(np.float32)
+            planes[name] = masked if self._job.as_float else encode(masked)
+        return planes
+
+
+class RemoteMapper:
+    """A job as workers elsewhere are sent it: they open the scene and load the models once."""
+
+    def __init__(self, job: Job) -> None:
+        """Pack the job."""
+        self._packed = pickle.dumps(job)
+
+    def __call__(self, core: Window) -> MappedWindow:
+        """Map one core."""
+        return _mapper_of(self._packed)(core)
+
+
+@lru_cache(maxsize=1)
+def _mapper_of(packed: bytes) -> WindowMapper:
+    return WindowMapper(pickle.loads(packed))
+
+
+@contextmanager
+def cluster_executor(address: str) -> Iterator[tuple[Executor, int]]:
+    """The workers of a Dask cluster as an executor, and how many windows they map at once.
+
+    Windows of workers that are lost are mapped again by others.
+
+    Args:
+        address: Of the scheduler: tcp://HOST:PORT.
+
+    Raises:
+        MissingExtraError: dask.distributed is not installed.
+        UsageError: No scheduler, or no worker, answers there.
+    """
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise MissingExtraError(
+            "Cannot use --cluster: dask.distributed is not installed. "
+            "Install it with pip install 'landslip[cluster]'."
+        ) from error
+    try:
+        client = Client(address, timeout=WAIT_S)
+        client.wait_for_workers(1, timeout=WAIT_S)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise UsageError(
+            f"Cannot reach a Dask cluster at {address}: no scheduler with a worker answers. Start "
+            "dask scheduler and dask worker, and check the address."
+        ) from error
+    with client:
+        yield client.get_executor(pure=False, retries=3), sum(client.nthreads().values())
