@@ -99,4 +99,4 @@ def test_a_scene_that_travelled_gives_the_same_pixels(
             assert arrived.excluded(window).tobytes() == excluded.tobytes()
     for each in (scene, arrived):
         if not isinstance(each, Raster):
-            each.close()  # type: ignore[attr-defined]
+            each.close()  # type: ignore[union-attr]

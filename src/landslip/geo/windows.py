@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from landslip.geo.errors import UsageError
 from landslip.geo.grid import Grid, Window
+
+Item = TypeVar("Item")
 
 
 def cover(grid: Grid, height: int, width: int | None = None) -> Iterator[Window]:
@@ -31,10 +34,10 @@ def cover(grid: Grid, height: int, width: int | None = None) -> Iterator[Window]
             yield Window(row, col, min(height, grid.height - row), min(width, grid.width - col))
 
 
-def spread(windows: Sequence[Window], count: int) -> list[Window]:
-    """At most `count` of the windows, evenly spread over them, the first and the last included."""
-    chosen = np.linspace(0, len(windows) - 1, min(count, len(windows))).round().astype(int)
-    return [windows[number] for number in chosen]
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """At most `count` of the items, evenly spread over them, the first and the last included."""
+    chosen = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[number] for number in chosen]
 
 
 def starts(length: int, size: int, stride: int) -> list[int]:

@@ -298,6 +298,7 @@ class TrainingPlan:
         validation: ScoreHistogram,
         threshold: float,
         test: ScoreHistogram | None,
+        halo_px: int,
         training: dict[str, Any],
     ) -> ModelCard:
         """What the model file tells of itself."""
@@ -325,7 +326,7 @@ class TrainingPlan:
                 for cut, counts in validation.curve()
                 if counts.tp + counts.fp and counts.tp + counts.fn
             ),
-            halo_px=self.entry.halo_px,
+            halo_px=halo_px,
             stride_px=self.entry.stride,
             landslide_share=ground.landslide_share,
             training={

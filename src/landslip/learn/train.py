@@ -25,6 +25,7 @@ from landslip.geo.output import plain_write_errors, refuse_existing, whole_file
 from landslip.geo.parallel import default_threads
 from landslip.geo.progress import duration, track
 from landslip.geo.scene import SceneLike, open_scene
+from landslip.geo.windows import spread
 from landslip.learn.batches import Batch, Scored, ScoringGround, TrainingGround
 from landslip.learn.card import ModelCard, parameter_count, save_model
 from landslip.learn.checkpoint import Checkpoint, TrainState
@@ -38,6 +39,8 @@ from landslip.learn.engine import (
     launch,
     share_statistics,
 )
+from landslip.learn.halo import WINDOWS as HALO_WINDOWS
+from landslip.learn.halo import Halo, measured_halo
 from landslip.learn.history import Curves, EpochRow, write_history
 from landslip.learn.losses import LOSSES
 from landslip.learn.models import encoder_of
@@ -310,9 +313,12 @@ class _Training:
             # Scored once: nothing is kept in memory.
             test_ground = replace(self._part(tested, scaling), cache_bytes=0)
             test = self._score(plain, self._judged(test_ground))
+        halo = self._halo(plain, scaling)
         card = plan.card(
             out.stem, plain, ground, percentiles, verdict.histogram, verdict.threshold, test,
+            halo.px,
             {
+                "halo": {"windows": halo.windows, "difference": round(halo.difference, 6)},
                 "weights": origin,
                 "epochs": len(state.history),
                 "best_epoch": state.best_epoch,
@@ -330,6 +336,17 @@ class _Training:
         """What this process scores of these tiles."""
         own = tiles[self.fabric.global_rank :: self.fabric.world_size]
         return self.plan.scoring_ground(own, scaling)
+
+    def _halo(self, network: nn.Module, scaling: Scaling) -> Halo:
+        """What windows of a map need around them, measured on validation by the first process."""
+        entry = self.plan.entry
+        if not self.is_first:
+            return Halo(entry.halo_px, 0, 0.0)
+        tiles = spread(self.plan.validation_tiles or self.plan.train_tiles, HALO_WINDOWS)
+        seen = replace(self.plan.scoring_ground(tuple(tiles), scaling), cache_bytes=0)
+        images = (image[0] for image, _ in seen.batches(1, workers=self.workers))
+        # The catalogue knows how far a network usually looks; twice as far is far enough.
+        return measured_halo(network, images, self.compute, entry.stride, 2 * entry.halo_px)
 
     def _shown(self, ground: TrainingGround, state: TrainState) -> Iterator[Batch]:
         return ground.batches(
