@@ -39,7 +39,7 @@ from landslip.learn.engine import (
     launch,
     share_statistics,
 )
-from landslip.learn.halo import WINDOWS as HALO_WINDOWS
+from landslip.learn.halo import IMAGES as HALO_IMAGES
 from landslip.learn.halo import Halo, measured_halo
 from landslip.learn.history import Curves, EpochRow, write_history
 from landslip.learn.losses import LOSSES
@@ -342,9 +342,9 @@ class _Training:
         entry = self.plan.entry
         if not self.is_first:
             return Halo(entry.halo_px, 0, 0.0)
-        tiles = spread(self.plan.validation_tiles or self.plan.train_tiles, HALO_WINDOWS)
+        tiles = spread(self.plan.validation_tiles or self.plan.train_tiles, HALO_IMAGES)
         seen = replace(self.plan.scoring_ground(tuple(tiles), scaling), cache_bytes=0)
-        images = (image[0] for image, _ in seen.batches(1, workers=self.workers))
+        images = [image[0] for image, _ in seen.batches(1, workers=self.workers)]
         # The catalogue knows how far a network usually looks; twice as far is far enough.
         return measured_halo(network, images, self.compute, entry.stride, 2 * entry.halo_px)
 
