@@ -127,7 +127,7 @@ def _around_the_middle(image: NDArray[np.float32], side: int) -> NDArray[np.floa
 
 def _scores(
     network: nn.Module,
-    windows: Sequence[NDArray[np.float32]] | NDArray[np.float32],
+    windows: Sequence[NDArray[np.float32]],
     compute: Compute,
     stride_px: int,
 ) -> NDArray[np.float32]:
