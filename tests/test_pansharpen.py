@@ -677,7 +677,7 @@ def test_check_tile_and_map_take_pairs(tmp_path: Path, make: Make) -> None:
         first, second = tmp_path / "map_pair" / name, tmp_path / "map_file" / name
         assert (read(first) == read(second)).all()
     record = json.loads((tmp_path / "map_pair" / "run.json").read_text())
-    roles = {source["role"]: source for source in record["sources"]}
+    roles = {source["role"]: source for source in record["scenes"][0]["sources"]}
     assert set(roles) == {"pan", "ms"}
     assert roles["ms"]["settings"]["method"] == "gsa"
 

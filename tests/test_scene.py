@@ -11,6 +11,7 @@ from landslip.geo.errors import BandError, InventoryError, RasterError, UsageErr
 from landslip.geo.grid import Grid, Window
 from landslip.geo.raster import Raster, Scene
 from landslip.geo.scene import (
+    COVERED,
     NODATA,
     OBSERVED,
     OUTSIDE,
@@ -136,7 +137,7 @@ def test_unusable_ground_and_the_area_of_interest(
     assert (codes[10:, :30] == OBSERVED).all()
     assert (codes[:10, :30] == UNUSABLE).all()
     assert (codes[:, 30:] == OUTSIDE).all()
-    assert set(REASONS) == {NODATA, UNUSABLE, OUTSIDE}
+    assert set(REASONS) == {NODATA, UNUSABLE, OUTSIDE, COVERED}
     found = scene.read(utm_grid.window, ["red"])
     assert (found.valid == (codes == OBSERVED)).all()
     assert (found.values[:, ~found.valid] == 0).all()

@@ -1,0 +1,287 @@
+"""How fast, how exact, how small and how safe mapping is.
+
+Needs the data folder named by LANDSLIP_DATA; scenes of any size are mirrored out of its strip.
+Results are kept in `experiments/mapping.json`.
+
+    python benchmarks/mapping.py rate --model M.safetensors     end to end against the bare forward
+    python benchmarks/mapping.py seams --model M.safetensors    against the untiled forward
+    python benchmarks/mapping.py sizes --model M.safetensors    seconds and memory by megapixels
+    python benchmarks/mapping.py kills --model M.safetensors    killed and continued: same bytes
+    python benchmarks/mapping.py cluster --model M.safetensors  one and two Dask workers
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import torch
+from numpy.typing import NDArray
+
+import landslip
+from landslip.geo.grid import Window
+from landslip.geo.raster import create_raster
+from landslip.geo.windows import reflected_indices
+from landslip.learn.card import load_model
+from landslip.learn.device import Compute
+from landslip.learn.predict import probabilities
+from landslip.prepare.scaling import read_inputs
+from runs import keep
+
+RESULTS = Path("experiments/mapping.json")
+WORK = Path("local/mapping")
+DATE = "2026-01-01T00:00:00.000Z"
+"""Date of the GeoPackages whose bytes are compared."""
+
+
+def strip() -> landslip.Raster:
+    """The Tianshui strip in memory."""
+    scene = landslip.open_scene(Path(os.environ["LANDSLIP_DATA"]) / "tianshui" / "scene.tif")
+    with closing(scene):
+        return scene.read(scene.grid.window, scene.bands)
+
+
+def mirrored_scene(height: int, width: int) -> Path:
+    """A scene of any size out of the strip, all pixels valid; made once."""
+    path = WORK / f"scene_{height}x{width}.tif"
+    if path.exists():
+        return path
+    WORK.mkdir(parents=True, exist_ok=True)
+    ground = strip()
+    grid = landslip.Grid(ground.grid.crs, ground.grid.transform, height, width)
+    cols = reflected_indices(0, width, ground.grid.width)
+    partial = path.with_suffix(".partial.tif")
+    dtype = ground.values.dtype.name
+    with create_raster(partial, grid, bands=ground.bands, dtype=dtype) as out:
+        for row in range(0, height, 256):
+            stop = min(row + 256, height)
+            rows = reflected_indices(row, stop, ground.grid.height)
+            values = np.maximum(ground.values[:, rows[:, None], cols[None]], 1)
+            out.write(values, window=rasterio.windows.Window(0, row, width, stop - row))
+    partial.rename(path)
+    return path
+
+
+CHILD = """
+import json, resource, sys, time
+import landslip
+scene, model, out, options = json.loads(sys.argv[1])
+begun = time.monotonic()
+landslip.map_scene(scene, model, out, options=landslip.MapOptions(**options))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({"seconds": time.monotonic() - begun, "peak_mb": peak / 1024}))
+"""
+
+
+def command_of(scene: Path, model: str, out: Path, **options: Any) -> list[str]:
+    """A process that maps and tells seconds and memory."""
+    asked = json.dumps([str(scene), model, str(out), options])
+    return [sys.executable, "-c", CHILD, asked]
+
+
+def mapped_apart(scene: Path, model: str, out: Path, **options: Any) -> dict[str, Any]:
+    """Map in a process of its own; seconds without its start, and its largest memory."""
+    shutil.rmtree(out, ignore_errors=True)
+    done = subprocess.run(
+        command_of(scene, model, out, **options), capture_output=True, text=True, check=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found["layout"] = json.loads((out / "run.json").read_text())["layout"]
+    return found
+
+
+def rate(model: str, side: int, rounds: int) -> dict[str, Any]:
+    """Seconds of mapping against those of the forward passes alone, by turns."""
+    scene = mirrored_scene(side, side)
+    card, network = load_model(model)
+    compute = Compute.choose()
+    network = compute.place(network)
+    ends, forwards = [], []
+    layout: dict[str, int] = {}
+    for _ in range(rounds):
+        found = mapped_apart(scene, model, WORK / "rate")
+        ends.append(found["seconds"])
+        layout = found["layout"]
+        forwards.append(forward_seconds(network, len(card.bands), layout, side, compute))
+    ratio = statistics.median(b / a for a, b in zip(ends, forwards, strict=True))
+    return {
+        "megapixels": side * side / 1e6, "layout": layout, "mapping_s": ends,
+        "forward_s": forwards, "share_of_forward_rate": round(ratio, 3),
+    }  # fmt: skip
+
+
+def forward_seconds(
+    network: torch.nn.Module, bands: int, layout: dict[str, int], side: int, compute: Compute
+) -> float:
+    """All windows of a scene through the network, from memory."""
+    height = layout["core_height"] + 2 * layout["halo"]
+    width = layout["core_width"] + 2 * layout["halo"]
+    number = -(-side // layout["core_height"]) * -(-side // layout["core_width"])
+    image = torch.rand(1, bands, height, width)
+    with torch.inference_mode(), compute.autocast():
+        sent = compute.send(image)
+        network(sent)
+        begun = time.monotonic()
+        for _ in range(number):
+            network(sent)
+        return time.monotonic() - begun
+
+
+def seams(model: str) -> dict[str, Any]:
+    """The strip mapped in small windows against the untiled forward, before rounding."""
+    scene_path = Path(os.environ["LANDSLIP_DATA"]) / "tianshui" / "scene.tif"
+    card, network = load_model(model)
+    compute = Compute.choose(precision="float32")
+    network = compute.place(network)
+    scene = landslip.open_scene(scene_path)
+    # Ground around the strip is mirrored alike in both; one more halo, so that it is no border.
+    halo = -(-2 * max(card.halo_px, 128) // card.stride_px) * card.stride_px
+    whole = Window(0, 0, *scene.grid.shape).grown(halo)
+    image, valid = read_inputs(scene, whole, card.scaling_of_bands, card.optional_bands)
+    untiled = probabilities(network, image[None], compute, card.stride_px)[0]
+    inner = Window(0, 0, *scene.grid.shape).relative_to(whole).slices
+    untiled, valid = untiled[inner], valid[inner]
+    doubtful = float(((untiled > 0.05) & (untiled < 0.95))[valid].mean())
+    found: dict[str, Any] = {"halo_px": card.halo_px, "share_between_.05_and_.95": doubtful}
+    for core in (256, 512, 1024):
+        out = WORK / "seams"
+        shutil.rmtree(out, ignore_errors=True)
+        options = landslip.MapOptions(
+            as_float=True, core_px=core, precision="float32", scaling="model"
+        )
+        landslip.map_scene(scene, model, out, options=options)
+        with rasterio.open(out / "probability.tif") as raster:
+            mapped = raster.read(1)
+        found[f"core {core}"] = differences(mapped, untiled, valid)
+    scene.close()
+    return found
+
+
+def differences(
+    one: NDArray[np.float32], other: NDArray[np.float32], valid: NDArray[np.bool_]
+) -> dict[str, float]:
+    """Largest and mean difference where both know something."""
+    apart = np.abs(one - other)[valid & np.isfinite(one)]
+    return {"largest": float(apart.max()), "mean": float(apart.mean())}
+
+
+def sizes(model: str, megapixels: list[float], aspect: float = 1.457) -> dict[str, Any]:
+    """Seconds and memory by the size of the scene, with the shape of the paper's."""
+    found = {}
+    for size in megapixels:
+        width = round((size * 1e6 / aspect) ** 0.5)
+        scene = mirrored_scene(round(width * aspect), width)
+        found[f"{size:g}"] = mapped_apart(scene, model, WORK / "sizes")
+        print(size, found[f"{size:g}"], flush=True)
+    return found
+
+
+def digest(folder: Path) -> str:
+    """Of the raster and the inventory."""
+    names = ("probability.tif", "landslides.gpkg")
+    content = b"".join((folder / name).read_bytes() for name in names)
+    return hashlib.sha256(content).hexdigest()
+
+
+def kills(model: str, times: int, side: int) -> dict[str, Any]:
+    """Kill a map at random moments until it was killed so often; it must end in the same bytes."""
+    os.environ["OGR_CURRENT_DATE"] = DATE
+    scene, out = mirrored_scene(side, side), WORK / "kills"
+    options = {"core_px": 256}
+    whole = mapped_apart(scene, model, out, **options)
+    expected, chance = digest(out), random.Random(0)
+    killed, maps, same, moments = 0, 0, 0, []
+    while killed < times:
+        shutil.rmtree(out, ignore_errors=True)
+        partial = out.with_name(f"{out.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        while True:
+            process = subprocess.Popen(
+                command_of(scene, model, out, **options),
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            try:
+                process.wait(timeout=chance.uniform(2.0, whole["seconds"] + 4.0))
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                killed += 1
+                done = partial / "done.bin"
+                moments.append(
+                    round(float(np.fromfile(done, np.uint8).mean()), 2) if done.exists() else 0.0
+                )
+                continue
+            assert process.returncode == 0, "a continued map failed"
+            break
+        maps += 1
+        same += digest(out) == expected
+        print(f"killed {killed} times, {same} of {maps} maps the same", flush=True)
+    leftovers = [path.name for path in WORK.iterdir() if ".kills" in path.name]
+    return {
+        "killed": killed, "maps": maps, "same_bytes": same, "share_done_when_killed": moments,
+        "hidden_leftovers": leftovers, "seconds_uninterrupted": whole["seconds"],
+    }  # fmt: skip
+
+
+def cluster(model: str, side: int) -> dict[str, Any]:
+    """Here, then on one and on two Dask workers of one thread each."""
+    import distributed
+
+    os.environ["OGR_CURRENT_DATE"] = DATE
+    os.environ["OMP_NUM_THREADS"] = "1"
+    scene, found = mirrored_scene(side, side), {}
+    options: dict[str, Any] = {"core_px": 512}
+    found["here, one thread"] = mapped_apart(scene, model, WORK / "here", **options)["seconds"]
+    for workers in (1, 2):
+        with distributed.LocalCluster(
+            n_workers=workers, threads_per_worker=1, dashboard_address=None
+        ) as local:
+            out = WORK / f"workers{workers}"
+            asked = {**options, "cluster": local.scheduler_address}
+            found[f"{workers} workers"] = mapped_apart(scene, model, out, **asked)["seconds"]
+            found[f"{workers} workers, same bytes"] = digest(out) == digest(WORK / "here")
+    return found
+
+
+def main() -> None:
+    """Measure one thing, keep it and print it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("rate", "seams", "sizes", "kills", "cluster"))
+    parser.add_argument("--model", required=True, help="model file")
+    parser.add_argument("--side", type=int, default=2048, help="rows and columns of the scene")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--times", type=int, default=50, help="kills")
+    parser.add_argument("--megapixels", type=float, nargs="+", default=[1, 4, 16, 64])
+    asked = parser.parse_args()
+    measure = {
+        "rate": lambda: rate(asked.model, asked.side, asked.rounds),
+        "seams": lambda: seams(asked.model),
+        "sizes": lambda: sizes(asked.model, asked.megapixels),
+        "kills": lambda: kills(asked.model, asked.times, asked.side),
+        "cluster": lambda: cluster(asked.model, asked.side),
+    }
+    found = measure[asked.what]()
+    architecture = landslip.load_card(asked.model).architecture
+    record = {**found, "model": architecture, "compute": Compute.choose().text}
+    keep(RESULTS, f"{asked.what}_{architecture}", record)
+    print(json.dumps(record, indent=1))
+
+
+if __name__ == "__main__":
+    main()
