@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,10 +17,12 @@ from landslip.learn.predict import probabilities
 
 log = logging.getLogger(__name__)
 
-IMAGES = 8
+IMAGES = 16
 """Images from which windows are cut."""
 WINDOWS = 64
-"""Windows that are cut anew, at least."""
+"""Windows that are cut anew."""
+LARGEST_PX = 640
+"""Of an image no more rows and columns are looked at."""
 TOLERANCE = 0.5 / TOP_CODE
 """Half of one code of the byte in which probabilities are stored."""
 CORE_STRIDES = 2
@@ -51,8 +52,8 @@ def measured_halo(
 ) -> Halo:
     """The smallest halo at which no pixel of a core changes by more than half a code.
 
-    From the middle of every image a block of cores is computed with the largest halo around it, and
-    then every core alone, from the same pixels, with smaller ones; the halo is found by halving.
+    Every image is computed with the largest halo around it; the cores in which most is in doubt are
+    then computed alone, from the same pixels, with smaller ones. The halo is found by halving.
     Precision is float32 whatever the model is used in, because rounding is no matter of the ground
     around. Where even the largest halo but one makes a difference, as with networks that look at
     the whole window, the largest is taken.
@@ -69,19 +70,14 @@ def measured_halo(
     most, core = steps * stride_px, CORE_STRIDES * stride_px
     if not images:
         return Halo(most, 0, 0.0)
-    side = math.ceil(math.sqrt(WINDOWS / len(images)))
-    blocks = [_around_the_middle(image, side * core + 2 * most) for image in images]
-    starts = [(row, col) for row in range(side) for col in range(side)]
-    kept = slice(most, most + side * core)
-    whole = _scores(network, blocks, exact, stride_px)[:, kept, kept]
-    reference = _cores(whole, starts, core, 0)
+    places, references = _doubtful_cores(network, images, exact, stride_px, most)
 
     def difference(halo: int) -> float:
-        inside = slice(most - halo, most + side * core + halo)
-        cut = [block[:, inside, inside] for block in blocks]
-        windows = list(_cores(np.stack(cut), starts, core, halo))
+        windows = [_mirrored(image, row - halo, col - halo, core + 2 * halo)
+                   for image, row, col in places]  # fmt: skip
         found = _scores(network, windows, exact, stride_px)
-        return float(np.abs(found[:, halo : halo + core, halo : halo + core] - reference).max())
+        kept = slice(halo, halo + core)
+        return float(np.abs(found[:, kept, kept] - references).max())
 
     differences: dict[int, float] = {}
     low, high = -1, steps  # the halo of `low` strides is too small, that of `high` is enough
@@ -89,7 +85,7 @@ def measured_halo(
         middle = (low + high) // 2
         differences[middle] = difference(middle * stride_px)
         low, high = (low, middle) if differences[middle] <= TOLERANCE else (middle, high)
-    found = Halo(high * stride_px, len(reference), differences.get(high, 0.0))
+    found = Halo(high * stride_px, len(references), differences.get(high, 0.0))
     if high == steps and steps - 1 in differences:
         log.info(
             "halo: %d px, the most that is tried; with %d px windows differ by up to %.4f",
@@ -100,29 +96,39 @@ def measured_halo(
     return found
 
 
-def _cores(
-    blocks: NDArray[np.float32], starts: Sequence[tuple[int, int]], core: int, halo: int
-) -> NDArray[np.float32]:
-    """The cores of blocks (B, ..., H, W) with a halo that the blocks have too, (B * N, ..., h, w).
+def _doubtful_cores(
+    network: nn.Module,
+    images: Sequence[NDArray[np.float32]],
+    compute: Compute,
+    stride_px: int,
+    halo: int,
+) -> tuple[list[tuple[NDArray[np.float32], int, int]], NDArray[np.float32]]:
+    """Cores in which most is in doubt: (image, row, col) of each, and what a large halo gives.
 
-    `starts` are counted in cores.
+    What is sure stays sure with a small halo; far ground matters where a network wavers.
     """
-    side = core + 2 * halo
-    return np.concatenate(
-        [
-            blocks[..., row * core : row * core + side, col * core : col * core + side]
-            for row, col in starts
-        ]
-    )
+    core = CORE_STRIDES * stride_px
+    found: list[tuple[float, tuple[NDArray[np.float32], int, int], NDArray[np.float32]]] = []
+    for image in images:
+        across = max(min(*image.shape[-2:], LARGEST_PX) // core, 1)
+        whole = _mirrored(image, -halo, -halo, across * core + 2 * halo)
+        scores = probabilities(network, whole[None], compute, stride_px)[0][halo:, halo:]
+        for row in range(0, across * core, core):
+            for col in range(0, across * core, core):
+                reference = scores[row : row + core, col : col + core]
+                doubt = float(np.minimum(reference, 1 - reference).sum())
+                found.append((doubt, (image, row, col), reference))
+    found.sort(key=lambda each: -each[0])
+    chosen = found[:WINDOWS]
+    return [place for _, place, _ in chosen], np.stack([each for *_, each in chosen])
 
 
-def _around_the_middle(image: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """A square of `side` px from the middle of an image (C, H, W), mirrored where that is small."""
-    places = []
-    for length in image.shape[-2:]:
-        start = (length - side) // 2
-        places.append(reflected_indices(start, start + side, length))
-    return image[:, places[0][:, None], places[1][None]]
+def _mirrored(image: NDArray[np.float32], row: int, col: int, side: int) -> NDArray[np.float32]:
+    """A square of `side` px of an image (C, H, W), mirrored where it reaches beyond it."""
+    height, width = image.shape[-2:]
+    rows = reflected_indices(row, row + side, height)
+    cols = reflected_indices(col, col + side, width)
+    return image[:, rows[:, None], cols[None]]
 
 
 def _scores(

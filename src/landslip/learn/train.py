@@ -342,7 +342,9 @@ class _Training:
         entry = self.plan.entry
         if not self.is_first:
             return Halo(entry.halo_px, 0, 0.0)
-        tiles = spread(self.plan.validation_tiles or self.plan.train_tiles, HALO_IMAGES)
+        # Validation ground alone may be easy ground, where far things never matter.
+        half = HALO_IMAGES // 2
+        tiles = [*spread(self.plan.validation_tiles, half), *spread(self.plan.train_tiles, half)]
         seen = replace(self.plan.scoring_ground(tuple(tiles), scaling), cache_bytes=0)
         images = [image[0] for image, _ in seen.batches(1, workers=self.workers)]
         # The catalogue knows how far a network usually looks; twice as far is far enough.
