@@ -597,12 +597,12 @@ def test_unfinished_training_goes_on_with_its_own_scene_only(
 def test_wrong_options_are_refused_before_the_work(
     good: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from landslip.mapping import scene_map
+    from landslip.mapping import run
 
     def begun(*_: object, **__: object) -> None:
         pytest.fail("mapping began")
 
-    monkeypatch.setattr(scene_map._Mapping, "compute", begun)
+    monkeypatch.setattr(run.MapRun, "compute", begun)
     words = map_(good.scene, good.model, tmp_path / "map")
     refused(tmp_path, (*words, "--outline", "bezier"), "'bezier'", code=2)
 

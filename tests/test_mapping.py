@@ -31,9 +31,10 @@ from landslip.geo.in_place import InPlaceRaster
 from landslip.geo.scene import open_scene
 from landslip.learn.memory import peak_bytes
 from landslip.learn.models import build_model
-from landslip.mapping import scene_map, unfinished, work
+from landslip.mapping import run, unfinished, work
 from landslip.mapping.layout import OVERHEAD, even_layout, fitting_layout
-from landslip.mapping.scene_map import MapOptions, estimate_map, map_scene, map_scenes
+from landslip.mapping.options import MapOptions
+from landslip.mapping.scene_map import estimate_map, map_scene, map_scenes
 
 OPTIONS = MapOptions(device="cpu", core_px=32, threshold=0.5, outline="pixels")
 WINDOWS = 6
@@ -68,7 +69,7 @@ def same_bytes(one: Path, other: Path) -> None:
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, windows: int) -> None:
-    monkeypatch.setattr(scene_map, "Interruption", lambda: tiny.StopAfter(windows))
+    monkeypatch.setattr(run, "Interruption", lambda: tiny.StopAfter(windows))
 
 
 # Stopped and continued ---------------------------------------------------------------------------
@@ -98,9 +99,10 @@ def test_a_stopped_map_continues_to_the_same_bytes(
 
 KILLED = """
 import sys
-from landslip.mapping import scene_map, unfinished, work
+from landslip.mapping import unfinished, work
 unfinished.SYNC_S = 0
-from landslip.mapping.scene_map import MapOptions, map_scene
+from landslip.mapping.options import MapOptions
+from landslip.mapping.scene_map import map_scene
 before = work.WindowMapper.__call__
 def slow(self, core):
     import time
@@ -416,13 +418,13 @@ def test_bytes_do_not_depend_on_the_threads(
 ) -> None:
     fixed_date(monkeypatch)
     map_scene(scene, model, tmp_path / "whole", options=OPTIONS)
-    monkeypatch.setattr(scene_map, "THREADS", threads)
+    monkeypatch.setattr(run, "THREADS", threads)
     map_scene(scene, model, tmp_path / "map", options=OPTIONS)
     same_bytes(tmp_path / "map", tmp_path / "whole")
 
 
 def test_a_job_travels(scene: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mapping = scene_map._Mapping([scene], model, OPTIONS)
+    mapping = run.MapRun([scene], model, OPTIONS)
     layout = even_layout(mapping.grounds[0].scene.grid, 16, 96, 32)
     job = mapping._job(mapping.grounds[0], layout, None)
     remote = pickle.loads(pickle.dumps(work.RemoteMapper(job)))

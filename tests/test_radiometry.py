@@ -32,7 +32,8 @@ from landslip.learn.radiometry import choose_scaling, choose_tile_scaling
 from landslip.learn.recipes import recipe_named
 from landslip.learn.train import train_model
 from landslip.mapping import pictures as mapping_pictures
-from landslip.mapping.scene_map import MapOptions, map_scene
+from landslip.mapping.options import MapOptions
+from landslip.mapping.scene_map import map_scene
 from landslip.prepare import pictures as tile_pictures
 from landslip.prepare import scaling as scaling_module
 from landslip.prepare.scaling import (

@@ -30,8 +30,9 @@ from landslip.learn.models import build_model
 from landslip.learn.predict import probabilities
 from landslip.mapping.attributes import probability_of
 from landslip.mapping.layout import even_layout
+from landslip.mapping.options import MapOptions
 from landslip.mapping.outlines import landslide_polygons
-from landslip.mapping.scene_map import MapOptions, map_scene
+from landslip.mapping.scene_map import map_scene
 from landslip.mapping.work import Job, WindowMapper
 
 UTM = CRS.from_epsg(32654)

@@ -36,14 +36,8 @@ if TYPE_CHECKING:
     from landslip.learn.predict import score_model
     from landslip.learn.recipes import Recipe, recipe_named
     from landslip.learn.train import train_model, train_on_scene
-    from landslip.mapping.scene_map import (
-        MapEstimate,
-        MapOptions,
-        MapResult,
-        estimate_map,
-        map_scene,
-        map_scenes,
-    )
+    from landslip.mapping.options import MapEstimate, MapOptions, MapResult
+    from landslip.mapping.scene_map import estimate_map, map_scene, map_scenes
     from landslip.prepare.check import SceneCheck, check_scene
     from landslip.prepare.picture_folder import tiles_from_folder
     from landslip.prepare.scaling import write_eight_bit
@@ -63,9 +57,9 @@ _HOME = {
     "Grid": "geo.grid",
     "InventoryError": "geo.errors",
     "LandslipError": "geo.errors",
-    "MapEstimate": "mapping.scene_map",
-    "MapOptions": "mapping.scene_map",
-    "MapResult": "mapping.scene_map",
+    "MapEstimate": "mapping.options",
+    "MapOptions": "mapping.options",
+    "MapResult": "mapping.options",
     "MissingExtraError": "geo.errors",
     "ModelCard": "learn.card",
     "ModelError": "geo.errors",

@@ -728,7 +728,8 @@ def map_(
     from landslip.geo.errors import UsageError
     from landslip.geo.output import refuse_existing
     from landslip.learn.card import load_card
-    from landslip.mapping.scene_map import MapOptions, estimate_map, map_scenes
+    from landslip.mapping.options import MapOptions
+    from landslip.mapping.scene_map import estimate_map, map_scenes
 
     if (out is None) != dry_run:
         raise UsageError(
