@@ -308,16 +308,17 @@ class MapRun:
             "grid": grid_record(ground.scene.grid),
             "scaling": [chosen.record() for chosen in ground.scalings],
             "options": own,
-            "compute": self.compute_text,
+            # Not the number of threads: no sum depends on it.
+            "device": self.compute_with.device.type,
+            "precision": self.compute_with.precision,
         }
 
     @property
     def compute_text(self) -> str:
         """What computes, for people and records."""
-        where = self.compute_with
         if self.options.cluster is not None:
             return f"{self.options.device} in {self.options.precision} on a cluster"
-        return f"{where.text}"
+        return self.compute_with.text
 
     def _fill(
         self,
