@@ -14,7 +14,8 @@ from torch import nn
 import tiny
 from landslip.learn.card import load_card, load_model
 from landslip.learn.device import Compute
-from landslip.learn.halo import TOLERANCE, measured_halo
+from landslip.learn.halo import TOLERANCE, measured_halo, reach_px
+from landslip.learn.models import build_model
 from landslip.learn.plan import TrainOptions
 from landslip.learn.predict import probabilities
 from landslip.learn.recipes import recipe_named
@@ -56,26 +57,32 @@ REACHES = [(0, 0), (3, 4), (4, 4), (5, 8), (9, 12), (40, 16)]
 @pytest.mark.parametrize(("reach", "expected"), REACHES)
 @pytest.mark.parametrize("side", [5, 64])
 def test_halo_is_the_reach_in_strides(reach: int, expected: int, side: int) -> None:
-    found = measured_halo(Reaching(reach), images(5, side), CPU, 4, 16)
+    found = measured_halo(Reaching(reach), images(5, side), CPU, 4, 8)
     assert (found.px, found.windows) == (expected, 5 if side == 5 else 64)
     assert found.difference <= TOLERANCE
+
+
+def test_reach_is_half_the_receptive_field() -> None:
+    assert [reach_px(Reaching(reach), 1, 4) for reach in (0, 3, 9)] == [0, 4, 12]
+    assert reach_px(build_model("unet-small", 2).eval(), 2, 16) == 96
+    assert reach_px(LooksAtAll(), 1, 4) is None
 
 
 def test_what_hardly_matters_is_cut() -> None:
     network = Reaching(9)
     with torch.no_grad():
         network.sum.weight *= 1e-4
-    assert measured_halo(network, images(5, 64), CPU, 4, 16).px == 0
+    assert measured_halo(network, images(5, 64), CPU, 4, 8).px == 0
 
 
 def test_networks_that_look_at_all_take_the_most(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        assert measured_halo(LooksAtAll(), images(5, 64), CPU, 4, 15).px == 16
+        assert measured_halo(LooksAtAll(), images(5, 64), CPU, 4, 8).px == 16
     assert "halo: 16 px, the most that is tried; with 12 px windows differ by up to" in caplog.text
 
 
 def test_without_windows_the_most_is_taken() -> None:
-    assert measured_halo(Reaching(1), [], CPU, 4, 16).px == 16
+    assert measured_halo(Reaching(1), [], CPU, 4, 8).px == 16
 
 
 def test_a_trained_model_knows_its_halo(tmp_path: Path) -> None:

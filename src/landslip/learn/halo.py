@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -27,7 +29,9 @@ TOLERANCE = 0.5 / TOP_CODE
 """Half of one code of the byte in which probabilities are stored."""
 CORE_STRIDES = 2
 """Rows and columns of a core, in strides."""
-AT_ONCE_PX = 2**21
+PROBE_PX = 4096
+"""Length of the strip that tells how far a network sees: the most that is told is half of it."""
+AT_ONCE_PX = 2**19
 """Pixels that are computed at once."""
 
 
@@ -48,7 +52,7 @@ def measured_halo(
     images: Sequence[NDArray[np.float32]],
     compute: Compute,
     stride_px: int,
-    most_px: int,
+    guess_px: int,
 ) -> Halo:
     """The smallest halo at which no pixel of a core changes by more than half a code.
 
@@ -63,10 +67,12 @@ def measured_halo(
         images: Scaled images (C, H, W), up to `IMAGES`; small ones are mirrored.
         compute: Device.
         stride_px: Halos are multiples of this.
-        most_px: Largest halo tried; rounded up to the stride.
+        guess_px: A halo that is often enough. What a network sees fades with distance: no more than
+            twice this is tried, and no more than the network sees.
     """
     exact = replace(compute, precision="float32")
-    steps = -(-most_px // stride_px)
+    reach = reach_px(network, len(images[0]), stride_px) if images else None
+    steps = -(-(2 * guess_px if reach is None else min(2 * guess_px, reach)) // stride_px)
     most, core = steps * stride_px, CORE_STRIDES * stride_px
     if not images:
         return Halo(most, 0, 0.0)
@@ -94,6 +100,31 @@ def measured_halo(
     else:
         log.info("halo: %d px, windows differ by up to %.4f", found.px, found.difference)
     return found
+
+
+def reach_px(network: nn.Module, bands: int, stride_px: int) -> int | None:
+    """How far from a block of `stride_px` a network still sees it: half its receptive field.
+
+    A block that is no number spoils exactly the pixels that see it, whatever the weights.
+
+    Args:
+        network: In evaluation mode; a copy runs on the CPU, because GPUs multiply whole tiles.
+        bands: Channels of its image.
+        stride_px: The answer is a multiple of this.
+
+    Returns:
+        None where it reaches beyond what was tried: the network pools, or attends to, all.
+    """
+    begin = PROBE_PX // 2 // stride_px * stride_px
+    strip = torch.zeros(1, bands, stride_px, PROBE_PX)
+    strip[..., begin : begin + stride_px] = torch.nan
+    with torch.inference_mode():
+        spoilt = copy.deepcopy(network).cpu()(strip).isnan().any(dim=1)[0].any(dim=0)
+    columns = spoilt.nonzero().flatten().tolist() or [begin]
+    if columns[0] == 0 or columns[-1] == PROBE_PX - 1:
+        return None
+    reach: int = max(begin - columns[0], columns[-1] + 1 - begin - stride_px, 0)
+    return -(-reach // stride_px) * stride_px
 
 
 def _doubtful_cores(

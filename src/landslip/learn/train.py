@@ -347,8 +347,13 @@ class _Training:
         tiles = [*spread(self.plan.validation_tiles, half), *spread(self.plan.train_tiles, half)]
         seen = replace(self.plan.scoring_ground(tuple(tiles), scaling), cache_bytes=0)
         images = [image[0] for image, _ in seen.batches(1, workers=self.workers)]
-        # The catalogue knows how far a network usually looks; twice as far is far enough.
-        return measured_halo(network, images, self.compute, entry.stride, 2 * entry.halo_px)
+        try:
+            return measured_halo(network, images, self.compute, entry.stride, entry.halo_px)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            log.warning("the halo was not measured: memory ran out. It is %d px", entry.halo_px)
+            return Halo(entry.halo_px, 0, 0.0)
 
     def _shown(self, ground: TrainingGround, state: TrainState) -> Iterator[Batch]:
         return ground.batches(
