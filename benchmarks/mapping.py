@@ -6,6 +6,7 @@ Results are kept in `experiments/mapping.json`.
     python benchmarks/mapping.py rate --model M.safetensors     end to end against the bare forward
     python benchmarks/mapping.py seams --model M.safetensors    against the untiled forward
     python benchmarks/mapping.py sizes --model M.safetensors    seconds and memory by megapixels
+    python benchmarks/mapping.py halo --model M.safetensors --tiles DIR     as training measures it
     python benchmarks/mapping.py kills --model M.safetensors    killed and continued: same bytes
     python benchmarks/mapping.py cluster --model M.safetensors  one and two Dask workers
 """
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,12 @@ from numpy.typing import NDArray
 import landslip
 from landslip.geo.grid import Window
 from landslip.geo.raster import create_raster
-from landslip.geo.windows import reflected_indices
+from landslip.geo.windows import reflected_indices, spread
+from landslip.learn.batches import ScoringGround
 from landslip.learn.card import load_model
 from landslip.learn.device import Compute
+from landslip.learn.halo import IMAGES, measured_halo
+from landslip.learn.models import model_entry
 from landslip.learn.predict import probabilities
 from landslip.prepare.scaling import read_inputs
 from runs import keep
@@ -179,6 +184,25 @@ def differences(
     return {"largest": float(apart.max()), "mean": float(apart.mean())}
 
 
+def halo(model: str, tiles: str) -> dict[str, Any]:
+    """The halo of a model, on the tiles that training would take."""
+    tile_set, (card, network) = landslip.TileSet.open(tiles), load_model(model)
+    compute = Compute.choose()
+    chosen = [
+        (tile_set, tile)
+        for side in ("validation", "train")
+        for tile in spread(tile_set.of(side), IMAGES // 2)
+    ]
+    ground = ScoringGround(
+        tiles=tuple(chosen), scaling=card.scaling_of_bands, optional=card.optional_bands
+    )
+    images = [image[0] for image, _ in ground.batches(1)]
+    guess = model_entry(card.architecture).halo_px
+    begun = time.process_time()
+    found = measured_halo(compute.place(network), images, compute, card.stride_px, guess)
+    return {**asdict(found), "processor_seconds": round(time.process_time() - begun)}
+
+
 def sizes(model: str, megapixels: list[float], aspect: float = 1.457) -> dict[str, Any]:
     """Seconds and memory by the size of the scene, with the shape of the paper's."""
     found = {}
@@ -262,8 +286,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("rate", "seams", "sizes", "kills", "cluster"))
+    parser.add_argument("what", choices=("rate", "seams", "halo", "sizes", "kills", "cluster"))
     parser.add_argument("--model", required=True, help="model file")
+    parser.add_argument("--tiles", help="tile set that a model learnt from")
     parser.add_argument("--side", type=int, default=2048, help="rows and columns of the scene")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--times", type=int, default=50, help="kills")
@@ -272,6 +297,7 @@ def main() -> None:
     measure = {
         "rate": lambda: rate(asked.model, asked.side, asked.rounds),
         "seams": lambda: seams(asked.model),
+        "halo": lambda: halo(asked.model, asked.tiles),
         "sizes": lambda: sizes(asked.model, asked.megapixels),
         "kills": lambda: kills(asked.model, asked.times, asked.side),
         "cluster": lambda: cluster(asked.model, asked.side),

@@ -155,16 +155,9 @@ class _Made:
 def _sharpening(
     method: str | None, weights: str | None, coregister: bool, **more: Any
 ) -> SharpenOptions:
-    from landslip.geo.errors import UsageError
     from landslip.prepare.sharpen.matching import DEFAULT_METHOD, SharpenOptions
 
-    try:
-        numbers = None if weights is None else tuple(float(part) for part in weights.split(","))
-    except ValueError as error:
-        raise UsageError(
-            f"Cannot use weights '{weights}': expected numbers with commas between, for example "
-            "--weights .2,.3,.3,.2."
-        ) from error
+    numbers = None if weights is None else _numbers(weights, "weights", ".2,.3,.3,.2")
     return SharpenOptions(
         method=method or DEFAULT_METHOD, weights=numbers, coregister=coregister, **more
     )
@@ -278,15 +271,15 @@ def _rasters(named: list[str]) -> list[str]:
     return scenes
 
 
-def _scales(text: str) -> tuple[float, ...]:
+def _numbers(text: str, what: str, example: str) -> tuple[float, ...]:
     from landslip.geo.errors import UsageError
 
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise UsageError(
-            f"Cannot use scales '{text}': expected numbers with commas between, for example "
-            "--scales 1,0.5."
+            f"Cannot use {what} '{text}': expected numbers with commas between, for example "
+            f"--{what} {example}."
         ) from error
 
 
@@ -742,8 +735,8 @@ def map_(
         load_card(path)
     options = MapOptions(
         scaling=scaling, threshold=threshold, outline=outline, min_area_m2=min_area,
-        as_float=as_float, tta=tta, scales=_scales(scales), first=first, memory_gb=memory,
-        cluster=cluster, device=device, precision=precision,
+        as_float=as_float, tta=tta, scales=_numbers(scales, "scales", "1,0.5"), first=first,
+        memory_gb=memory, cluster=cluster, device=device, precision=precision,
     )  # fmt: skip
     opened = [made.open(each) for each in _rasters(scene or [])] if scene else [made.open(None)]
     if out is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -15,6 +16,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+OWN_BYTES = 700 * 2**20
+"""What Python, torch and GDAL take before the work begins (bytes)."""
 MEMORY_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -41,6 +44,24 @@ def default_memory_bytes() -> int:
         with suppress(OSError, ValueError):  # no such file; the word "max"
             limits.append(int(path.read_text()))
     return min(limits) // processes_here()
+
+
+def own_memory_bytes() -> int:
+    """Memory that this process takes now (bytes); `OWN_BYTES` at least."""
+    path = Path("/proc/self/statm")
+    if not path.exists():
+        return OWN_BYTES
+    return max(int(path.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"), OWN_BYTES)
+
+
+def peak_memory_bytes() -> int | None:
+    """Most memory that this process has taken (bytes); None where the system does not tell."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def processes_here() -> int:

@@ -18,6 +18,7 @@ from landslip.geo.grid import Window
 from landslip.geo.raster import Raster, Scene
 from landslip.learn.card import ModelCard
 from landslip.learn.device import Compute
+from landslip.learn.predict import forward
 from landslip.prepare.scaling import Scaling, bands_at_hand, read_apart
 
 SIMPLE_SCALES = tuple(
@@ -162,21 +163,11 @@ class Ensemble:
         seen = _resized(images, sides)
         total = seen.new_zeros((len(seen), *sides))
         for turn in self._turns:
-            total += _turned_back(self._forward(member, _turned(seen, turn)), turn)
+            turned = _turned(seen, turn)
+            scores = forward(member.network, turned, self._compute, member.card.stride_px)
+            total += _turned_back(scores, turn)
         # Weights of an interpolation may add up to a hair more than one.
         return _resized((total / len(self._turns))[:, None], (height, width))[:, 0].clamp(0, 1)
-
-    def _forward(self, member: Member, images: Tensor) -> Tensor:
-        """Probabilities (B, H, W) of one pass; images are mirrored to the stride and cut back."""
-        height, width = images.shape[-2:]
-        stride = member.card.stride_px
-        down, right = -height % stride, -width % stride
-        if down or right:
-            mode = "reflect" if down < height and right < width else "replicate"
-            images = F.pad(images, (0, right, 0, down), mode=mode)
-        with self._compute.autocast():
-            logits: Tensor = member.network(self._compute.send(images))
-        return logits.float().sigmoid().mean(dim=1)[:, :height, :width]
 
 
 def exact_scales(scales: Sequence[float]) -> tuple[Fraction, ...]:

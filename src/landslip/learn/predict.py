@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
@@ -37,15 +38,27 @@ def probabilities(
     Returns:
         Shape (B, H, W), 0 to 1; the mean over outputs where the network has several.
     """
+    with torch.inference_mode():
+        sent = compute.send(torch.from_numpy(np.ascontiguousarray(images)))
+        scores: NDArray[np.float32] = forward(network, sent, compute, stride_px).cpu().numpy()
+    return scores
+
+
+def forward(
+    network: nn.Module, images: torch.Tensor, compute: Compute, stride_px: int
+) -> torch.Tensor:
+    """Landslide probabilities (B, H, W), float32, of scaled images (B, C, H, W) on the device.
+
+    As `probabilities`; call it in inference mode.
+    """
     height, width = images.shape[-2:]
     down, right = -height % stride_px, -width % stride_px
     if down or right:
-        mode = "reflect" if down < height and right < width else "edge"
-        images = np.pad(images, [(0, 0), (0, 0), (0, down), (0, right)], mode=mode)  # type: ignore[call-overload]
-    with torch.inference_mode(), compute.autocast():
-        logits = network(compute.send(torch.from_numpy(images)))
-    scores: NDArray[np.float32] = logits.float().sigmoid().mean(dim=1).cpu().numpy()
-    return scores[:, :height, :width]
+        mode = "reflect" if down < height and right < width else "replicate"
+        images = F.pad(images, (0, right, 0, down), mode=mode)
+    with compute.autocast():
+        logits: torch.Tensor = network(compute.send(images))
+    return logits.float().sigmoid().mean(dim=1)[:, :height, :width]
 
 
 def score_batches(

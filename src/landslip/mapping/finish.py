@@ -14,14 +14,11 @@ import rasterio.shutil
 
 from landslip import __version__
 from landslip.geo.inventory import write_layers
-from landslip.geo.parallel import default_threads
+from landslip.geo.parallel import default_threads, peak_memory_bytes
 from landslip.geo.probability import TOP_CODE
 from landslip.geo.raster import FileScene
 from landslip.mapping.attributes import with_attributes
 from landslip.mapping.ground import ground_layers
-from landslip.mapping.layout import (
-    peak_bytes_so_far,
-)
 from landslip.mapping.options import MapResult
 from landslip.mapping.outlines import landslide_polygons
 from landslip.mapping.run import Ground, MapRun, grid_record
@@ -79,8 +76,8 @@ def _finish_scene(
     frame = frame[frame["area_m2"] >= run.options.min_area_m2].reset_index(drop=True)
     frame.insert(1, "scene", ground.name)
     result.close()
-    bands = next(card.required_bands for card in run.cards)
     title = f"{len(frame)} landslides by {run.model_names} at {run.threshold:.2f}"
+    bands = run.cards[0].required_bands
     write_quicklook(own / "quicklook.png", ground.scene, bands, frame.geometry, title)
     layers = ground_layers(partial / "ground.tif")
     for layer in layers.values():
@@ -136,5 +133,5 @@ def record(run: MapRun, partial: Path, result: MapResult) -> dict[str, Any]:
             "observed_km2": round(result.observed_km2, 6),
         },
         "seconds": round(result.seconds, 2),
-        "peak_memory_bytes": peak_bytes_so_far(),
+        "peak_memory_bytes": peak_memory_bytes(),
     }

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from landslip.geo.errors import UsageError
 from landslip.geo.grid import Grid, Window
@@ -13,8 +11,6 @@ from landslip.geo.windows import cover
 
 OVERHEAD = 1.25
 """Pixels computed for each pixel kept, below which larger windows do not pay."""
-OWN_BYTES = 700 * 2**20
-"""What Python, torch and GDAL take before the first window, and for reading (bytes)."""
 LIBRARY_SHARE = 1.4
 """Memory of a forward, measured, to that of its tensors."""
 SMALLEST_PX = 128
@@ -101,21 +97,3 @@ def even_layout(grid: Grid, stride: int, halo: int, core: int) -> Layout:
 def _multiple(length: float, of: int) -> int:
     """The next multiple, upwards."""
     return -int(-length // of) * of
-
-
-def own_bytes() -> int:
-    """Memory that this process takes now (bytes); `OWN_BYTES` at least."""
-    path = Path("/proc/self/statm")
-    if not path.exists():
-        return OWN_BYTES
-    return max(int(path.read_text().split()[1]) * 4096, OWN_BYTES)
-
-
-def peak_bytes_so_far() -> int | None:
-    """Most memory that this process has taken (bytes); None where the system does not tell."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

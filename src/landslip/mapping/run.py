@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from landslip.geo.errors import BandError, DataError
 from landslip.geo.grid import Grid, Window
 from landslip.geo.interruption import Interruption
 from landslip.geo.inventory import Area, read_polygons
-from landslip.geo.parallel import default_memory_bytes, in_order
+from landslip.geo.parallel import default_memory_bytes, in_order, own_memory_bytes
 from landslip.geo.probability import UNKNOWN_CODE
 from landslip.geo.progress import Rate, track
 from landslip.geo.raster import FileScene, Raster, Scene, fingerprint
@@ -40,7 +41,6 @@ from landslip.mapping.layout import (
     Layout,
     even_layout,
     fitting_layout,
-    own_bytes,
 )
 from landslip.mapping.options import MapEstimate, MapOptions
 from landslip.mapping.outlines import require_outline, strip_windows
@@ -52,6 +52,7 @@ from landslip.mapping.work import (
     RemoteMapper,
     WindowMapper,
     cluster_executor,
+    score_planes,
 )
 from landslip.prepare.scaling import bands_at_hand
 from landslip.prepare.tile_set import PIXEL_SIZE_RATIOS
@@ -131,8 +132,8 @@ class MapRun:
     def planes(self) -> dict[str, Plane]:
         """Rasters that are written of every scene."""
         dtype, nodata = ("float32", np.nan) if self.options.as_float else ("uint8", UNKNOWN_CODE)
-        names = ("probability", "uncertainty") if len(self.models) > 1 else ("probability",)
-        return {"ground": Plane("uint8", None), **{name: Plane(dtype, nodata) for name in names}}
+        scores = dict.fromkeys(score_planes(len(self.models)), Plane(dtype, nodata))
+        return {"ground": Plane("uint8", None), **scores}
 
     @property
     def pixels(self) -> int:
@@ -161,13 +162,17 @@ class MapRun:
         asked = self.options.memory_gb
         most_bytes = MEMORY_SHARE * device_bytes if asked is None else asked * 1e9
         if self.compute_with.device.type == "cpu":
-            most_bytes -= own_bytes()
+            most_bytes -= own_memory_bytes()
         return fitting_layout(
             grid, ensemble.stride_px, ensemble.halo_px, most_bytes=most_bytes, needed=self.needed
         )
 
     def needed(self, height: int, width: int) -> float:
         """Memory of a window with its halo, and of those that wait (bytes)."""
+        return height * width * self._bytes_per_px
+
+    @cached_property
+    def _bytes_per_px(self) -> float:
         largest = max(self.options.scales) ** 2
         forward = max(
             peak_bytes(member.network, (1, len(member.card.bands), 256, 256))
@@ -175,7 +180,7 @@ class MapRun:
         )
         bands = sum(len(card.bands) for card in self.cards)
         shown = THREADS * 4 * bands
-        return height * width * (LIBRARY_SHARE * forward / 256**2 * largest + shown)
+        return LIBRARY_SHARE * forward / 256**2 * largest + shown
 
     def estimate(self) -> MapEstimate:
         """Time a few windows and carry them over to all."""
@@ -192,11 +197,15 @@ class MapRun:
             kept += pixels
             pixels_px += layout.shape[0] * layout.shape[1] * len(cores)
             km2 += pixels * grid.pixel_size_m**2 / 1e6
-            memory = max(memory, own_bytes() + self.needed(*layout.shape))
+            memory = max(memory, own_memory_bytes() + self.needed(*layout.shape))
         return MapEstimate(
             self.pixels, km2, windows, seconds, self.disk_bytes, round(memory),
             pixels_px / max(kept, 1),
         )  # fmt: skip
+
+    def _is_long(self) -> bool:
+        layouts = [(ground, self.layout(ground.scene.grid)) for ground in self.grounds]
+        return sum(len(self._asked(*each)) for each in layouts) >= LONG_WINDOWS
 
     def _asked(self, ground: Ground, layout: Layout) -> list[Window]:
         """The cores that touch the area of interest, or all."""
@@ -223,6 +232,8 @@ class MapRun:
 
     def compute(self, partial: Path) -> None:
         """Map all windows of all scenes into `partial`, from where it was left."""
+        if self.options.cluster is None and not partial.exists() and self._is_long():
+            log.info("%s", self.estimate().text)
         with self._workers() as (executor, threads):
             for number in range(len(self.grounds)):
                 self._compute(number, partial, executor, threads)
@@ -285,15 +296,13 @@ class MapRun:
         found = read_journal(folder)
         if found is not None:
             layout = Layout(**found["layout"])
-            unfinished = UnfinishedMap.resume(folder, grid, self.planes, asked)
+            unfinished = UnfinishedMap.resume(folder, grid, self.planes, found, asked)
             log.info("continuing %s: %.0f %% is done", folder, 100 * unfinished.done.mean())
             return unfinished, layout
         layout = self.layout(grid)
-        cores = layout.cores(grid)
-        if len(self._asked(ground, layout)) >= LONG_WINDOWS and self.options.cluster is None:
-            log.info("%s", self.estimate().text)
         journal = {**asked, "layout": asdict(layout)}
-        return UnfinishedMap.begin(folder, grid, self.planes, len(cores), journal), layout
+        number = len(layout.cores(grid))
+        return UnfinishedMap.begin(folder, grid, self.planes, number, journal), layout
 
     def _fingerprint(self, ground: Ground) -> dict[str, Any]:
         """All on which the bytes of an unfinished map depend."""

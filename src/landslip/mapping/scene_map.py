@@ -11,12 +11,10 @@ from pathlib import Path
 
 from landslip.geo.inventory import refuse_reviewed
 from landslip.geo.output import refuse_existing, require_space, whole_folder
+from landslip.geo.parallel import peak_memory_bytes
 from landslip.geo.progress import duration
 from landslip.geo.scene import SceneLike
 from landslip.mapping.finish import finish, record
-from landslip.mapping.layout import (
-    peak_bytes_so_far,
-)
 from landslip.mapping.options import MapEstimate, MapOptions, MapResult
 from landslip.mapping.run import MapRun
 from landslip.mapping.unfinished import remove_unfinished
@@ -97,7 +95,7 @@ def map_scenes(
         content = record(run, partial, result)
         (folder / "run.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     remove_unfinished(partial)
-    peak = peak_bytes_so_far()
+    peak = peak_memory_bytes()
     log.info(
         "%s: %d landslides, %.0f m2, on %.3f km2 of observed ground in %s%s",
         out, result.landslides, result.area_m2, result.observed_km2, duration(result.seconds),

@@ -46,7 +46,6 @@ class UnfinishedMap:
     def __init__(self, folder: Path, grid: Grid, planes: Mapping[str, Plane]) -> None:
         """Use `begin` or `resume`."""
         self.folder = folder
-        self.journal: dict[str, Any] = json.loads((folder / JOURNAL).read_text(encoding="utf-8"))
         self._rasters = {name: InPlaceRaster(folder / f"{name}.tif", grid) for name in planes}
         self.done = np.fromfile(folder / DONE, dtype=np.uint8)
         self._marks = (folder / DONE).open("r+b", buffering=0)
@@ -78,15 +77,25 @@ class UnfinishedMap:
 
     @classmethod
     def resume(
-        cls, folder: Path, grid: Grid, planes: Mapping[str, Plane], asked: Mapping[str, Any]
+        cls,
+        folder: Path,
+        grid: Grid,
+        planes: Mapping[str, Plane],
+        found: dict[str, Any],
+        asked: Mapping[str, Any],
     ) -> Self:
         """Continue what was begun with the same scene, models and options.
+
+        Args:
+            folder: As in `begin`.
+            grid: As in `begin`.
+            planes: As in `begin`.
+            found: Its journal.
+            asked: What the journal must say.
 
         Raises:
             OutputError: It was begun otherwise, and what differs; or it is damaged.
         """
-        found = read_journal(folder)
-        assert found is not None
         require_same(found, json.loads(json.dumps(asked)), folder)
         try:
             return cls(folder, grid, planes)

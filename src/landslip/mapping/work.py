@@ -119,12 +119,16 @@ class WindowMapper:
         self, codes: NDArray[np.uint8], found: Sequence[NDArray[np.float32]]
     ) -> dict[str, NDArray[Any]]:
         planes: dict[str, NDArray[Any]] = {"ground": codes}
-        names = ("probability", "uncertainty") if len(self._job.models) > 1 else ("probability",)
-        for number, name in enumerate(names):
+        for number, name in enumerate(score_planes(len(self._job.models))):
             scores = found[number] if found else np.zeros(codes.shape, np.float32)
             masked = np.where(codes == OBSERVED, scores, np.nan).astype(np.float32)
             planes[name] = masked if self._job.as_float else encode(masked)
         return planes
+
+
+def score_planes(models: int) -> tuple[str, ...]:
+    """Names of the rasters that so many models give."""
+    return ("probability", "uncertainty") if models > 1 else ("probability",)
 
 
 class RemoteMapper:
