@@ -28,6 +28,7 @@ import tiny
 from landslip.geo.errors import DataError, OutputError, UsageError
 from landslip.geo.grid import Grid, Window
 from landslip.geo.in_place import InPlaceRaster
+from landslip.geo.output import only_process
 from landslip.geo.scene import open_scene
 from landslip.learn.memory import peak_bytes
 from landslip.learn.models import build_model
@@ -184,6 +185,17 @@ def test_foreign_files_are_never_removed(scene: Path, model: Path, tmp_path: Pat
     with pytest.raises(OutputError, match=r"it holds thesis\.docx"):
         map_scene(scene, model, tmp_path / "map", options=OPTIONS)
     assert mine.read_text() == "ten years"
+
+
+def test_two_processes_do_not_map_into_one_folder(scene: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "map"
+    with (
+        only_process(tmp_path / "map.partial"),
+        pytest.raises(OutputError, match=r"map\.partial: another process is at work there"),
+    ):
+        map_scene(scene, model, out, options=OPTIONS)
+    map_scene(scene, model, out, options=OPTIONS)
+    assert {path.name for path in tmp_path.iterdir()} == {"map", "m.safetensors", "scene.tif"}
 
 
 # Faults -------------------------------------------------------------------------------------------

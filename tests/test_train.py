@@ -26,6 +26,7 @@ from landslip.geo.errors import (
     TileSetError,
     UsageError,
 )
+from landslip.geo.output import only_process
 from landslip.learn import checkpoint, train
 from landslip.learn.card import load_card, write_safetensors
 from landslip.learn.engine import AveragedWeights
@@ -157,6 +158,16 @@ def test_what_saved_nothing_gives_way_to_other_options(
     assert (tmp_path / "model.safetensors.partial" / "ground.json").exists()
     card = train_model([tiles], out, options=quick(1))
     assert card.bands == tiles.bands
+
+
+def test_two_processes_do_not_train_one_model(tiles: TileSet, tmp_path: Path) -> None:
+    partial = tmp_path / "model.safetensors.partial"
+    with (
+        only_process(partial),
+        pytest.raises(OutputError, match=r"\.partial: another process is at work there"),
+    ):
+        train_model([tiles], tmp_path / "model.safetensors", options=quick(1))
+    assert not list(tmp_path.iterdir())
 
 
 def test_training_from_a_model_begins_with_its_weights(tiles: TileSet, tmp_path: Path) -> None:

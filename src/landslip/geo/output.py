@@ -9,7 +9,7 @@ import shutil
 import struct
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -108,6 +108,37 @@ def whole_folder(path: Path, marker: str, *, overwrite: bool = False) -> Iterato
             replace_folder(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def only_process(folder: Path) -> Iterator[None]:
+    """Keep other processes out of unfinished work while the block runs.
+
+    The lock falls when the process ends, however it ends.
+
+    Raises:
+        OutputError: Another process works there.
+    """
+    from filelock import FileLock, Timeout
+
+    path = folder.with_name(f".{folder.name}.lock")
+    lock = FileLock(path)
+    with plain_write_errors(folder):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise OutputError(
+                f"Cannot write {folder}: another process is at work there. Wait until it ends, or "
+                "name another output."
+            ) from error
+    try:
+        yield
+    finally:
+        # While it is held: who opens it from now on makes a new one. Windows does so on release.
+        with suppress(OSError):
+            path.unlink()
+        lock.release()
 
 
 def _require_whole_tiffs(paths: Iterable[Path]) -> None:

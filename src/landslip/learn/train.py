@@ -7,7 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +21,7 @@ from landslip.assess.pictures import write_pr_curve
 from landslip.assess.scores import Counts, ScoreHistogram
 from landslip.geo.errors import DataError, OutputError, TileSetError, UsageError
 from landslip.geo.interruption import Interruption
-from landslip.geo.output import plain_write_errors, refuse_existing, whole_file
+from landslip.geo.output import only_process, plain_write_errors, refuse_existing, whole_file
 from landslip.geo.parallel import default_threads
 from landslip.geo.progress import duration, track
 from landslip.geo.scene import SceneLike, open_scene
@@ -90,7 +90,8 @@ def train_model(
         The card of the model.
 
     Raises:
-        OutputError: `out` exists or cannot be written, or unfinished work has other options.
+        OutputError: `out` exists or cannot be written, unfinished work has other options, or
+            another process trains it.
         TileSetError: A tile set cannot be used.
         ModelError: The model to start from, or the weights of the encoder, cannot be used.
         DataError: The loss is no number, or a batch does not fit into memory.
@@ -107,18 +108,19 @@ def train_model(
     partial = out.with_name(f"{out.name}.partial")
     with plain_write_errors(partial), deterministic(options.deterministic):
         training = _Training(plan)
-        with training.fabric.rank_zero_first():
-            checkpoint = Checkpoint.open(partial, plan.fingerprint(training.compute.precision))
-        try:
-            card = training.run(out, checkpoint, overwrite=overwrite)
-        except Exception:
-            # Nothing was learnt yet: what failed must not stand in the way of the next start.
-            checkpoint.forget_if_empty()
-            raise
-    if training.is_first:
-        shutil.rmtree(partial, ignore_errors=True)
-        if partial.exists():
-            log.warning("%s is no longer needed and could not be removed", partial)
+        with only_process(partial) if training.is_first else nullcontext():
+            with training.fabric.rank_zero_first():
+                checkpoint = Checkpoint.open(partial, plan.fingerprint(training.compute.precision))
+            try:
+                card = training.run(out, checkpoint, overwrite=overwrite)
+            except Exception:
+                # Nothing was learnt yet: what failed must not stand in the way of the next start.
+                checkpoint.forget_if_empty()
+                raise
+            if training.is_first:
+                shutil.rmtree(partial, ignore_errors=True)
+                if partial.exists():
+                    log.warning("%s is no longer needed and could not be removed", partial)
     return card
 
 
@@ -313,7 +315,7 @@ class _Training:
             # Scored once: nothing is kept in memory.
             test_ground = replace(self._part(tested, scaling), cache_bytes=0)
             test = self._score(plain, self._judged(test_ground))
-        halo = self._halo(plain, scaling)
+        halo = fabric.broadcast(self._halo(plain, scaling))
         card = plan.card(
             out.stem, plain, ground, percentiles, verdict.histogram, verdict.threshold, test,
             halo.px,
@@ -338,7 +340,7 @@ class _Training:
         return self.plan.scoring_ground(own, scaling)
 
     def _halo(self, network: nn.Module, scaling: Scaling) -> Halo:
-        """What windows of a map need around them, measured on validation by the first process."""
+        """What windows of a map need around them, measured by the first process for all."""
         entry = self.plan.entry
         if not self.is_first:
             return Halo(entry.halo_px, 0, 0.0)

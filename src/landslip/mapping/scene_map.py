@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from landslip.geo.inventory import refuse_reviewed
-from landslip.geo.output import refuse_existing, require_space, whole_folder
+from landslip.geo.output import only_process, refuse_existing, require_space, whole_folder
 from landslip.geo.parallel import peak_memory_bytes
 from landslip.geo.progress import duration
 from landslip.geo.scene import SceneLike
@@ -52,7 +52,8 @@ def map_scene(
         ModelError: A model cannot be used.
         BandError: The scene lacks a band that a model needs.
         DataError: The pixel size does not fit, nothing is usable, or memory ran out.
-        OutputError: `out` exists, cannot be written, or was begun with other options.
+        OutputError: `out` exists, cannot be written, or was begun with other options;
+            or another process maps into it.
     """
     return map_scenes([scene], model, out, options=options, overwrite=overwrite)
 
@@ -85,16 +86,17 @@ def map_scenes(
     out = Path(out)
     refuse_existing(out, overwrite=overwrite, marker="run.json")
     refuse_reviewed(out)
-    run = MapRun(scenes, model, options or MapOptions())
-    require_space(out, run.disk_bytes)
     partial = out.with_name(f"{out.name}.partial")
-    run.compute(partial)
-    with whole_folder(out, "run.json", overwrite=overwrite) as folder:
-        result = finish(run, partial, folder, out)
-        result = replace(result, seconds=time.monotonic() - begun)
-        content = record(run, partial, result)
-        (folder / "run.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    remove_unfinished(partial)
+    with only_process(partial):
+        run = MapRun(scenes, model, options or MapOptions())
+        require_space(out, run.disk_bytes)
+        run.compute(partial)
+        with whole_folder(out, "run.json", overwrite=overwrite) as folder:
+            result = finish(run, partial, folder, out)
+            result = replace(result, seconds=time.monotonic() - begun)
+            text = json.dumps(record(run, partial, result), indent=2) + "\n"
+            (folder / "run.json").write_text(text, encoding="utf-8")
+        remove_unfinished(partial)
     peak = peak_memory_bytes()
     log.info(
         "%s: %d landslides, %.0f m2, on %.3f km2 of observed ground in %s%s",
