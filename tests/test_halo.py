@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -76,9 +75,15 @@ def test_what_hardly_matters_is_cut() -> None:
 
 
 def test_networks_that_look_at_all_take_the_most(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
-        assert measured_halo(LooksAtAll(), images(5, 64), CPU, 4, 8).px == 16
-    assert "halo: 16 px, the most that is tried; with 12 px windows differ by up to" in caplog.text
+    assert measured_halo(LooksAtAll(), images(5, 64), CPU, 4, 8).px == 16
+    assert "16 px, the most that is tried, may be too little (the network sees" in caplog.text
+    caplog.clear()
+    assert measured_halo(Reaching(40), images(5, 64), CPU, 4, 8).px == 16
+    assert "may be too little (of 40 px); with 12 px windows differ by up to" in caplog.text
+    caplog.clear()
+    # All that the network sees is never too little.
+    assert measured_halo(Reaching(16), images(5, 64), CPU, 4, 8).px == 16
+    assert not caplog.records
 
 
 def test_without_windows_the_most_is_taken() -> None:

@@ -329,6 +329,11 @@ def test_windows_are_as_large_as_pays_and_fits() -> None:
     assert needed(*small.shape) <= 4e8
     with pytest.raises(UsageError, match=r"--memory"):
         fitting_layout(grid, 32, 96, most_bytes=1e7, needed=needed)
+    # With next to no halo, windows are only as large as their device wants them.
+    assert fitting_layout(grid, 32, 0, most_bytes=1e12, needed=needed).core_height == 128
+    wide = fitting_layout(grid, 32, 0, 1024, most_bytes=1e12, needed=needed)
+    assert 992 <= wide.core_height <= 1024
+    assert fitting_layout(grid, 32, 0, 1024, most_bytes=1e8, needed=needed).core_height < 512
 
 
 def test_memory_of_a_network_is_that_of_its_tensors() -> None:

@@ -92,10 +92,12 @@ def measured_halo(
         differences[middle] = difference(middle * stride_px)
         low, high = (low, middle) if differences[middle] <= TOLERANCE else (middle, high)
     found = Halo(high * stride_px, len(references), differences.get(high, 0.0))
-    if high == steps and steps - 1 in differences:
-        log.info(
-            "halo: %d px, the most that is tried; with %d px windows differ by up to %.4f",
-            found.px, (steps - 1) * stride_px, differences[steps - 1],
+    if high == steps and steps - 1 in differences and most != reach:
+        log.warning(
+            "halo: %d px, the most that is tried, may be too little (%s); with %d px windows "
+            "differ by up to %.4f",
+            found.px, "the network sees the whole window" if reach is None else f"of {reach} px",
+            (steps - 1) * stride_px, differences[steps - 1],
         )  # fmt: skip
     else:
         log.info("halo: %d px, windows differ by up to %.4f", found.px, found.difference)

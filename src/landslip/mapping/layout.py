@@ -15,6 +15,8 @@ LIBRARY_SHARE = 1.4
 """Memory of a forward, measured, to that of its tensors."""
 SMALLEST_PX = 128
 """Below this a smaller core would not help."""
+GPU_CORE_PX = 1024
+"""Below this a GPU would wait for the next window longer than it computes."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ def fitting_layout(
     grid: Grid,
     stride: int,
     halo: int,
+    least: int = SMALLEST_PX,
     *,
     most_bytes: float,
     needed: Callable[[int, int], float],
@@ -65,6 +68,7 @@ def fitting_layout(
         grid: Of the scene.
         stride: Sides are multiples of this (px).
         halo: A multiple of `stride` (px).
+        least: Cores do not stay smaller than this because larger ones would not pay (px).
         most_bytes: What a window may take.
         needed: What a window of (height, width) takes (bytes).
 
@@ -73,7 +77,7 @@ def fitting_layout(
     """
     # (1 + 2 halo / core) squared is the overhead.
     paying = 2 * halo / (OVERHEAD**0.5 - 1)
-    core = max(_multiple(paying, stride), _multiple(SMALLEST_PX, stride))
+    core = max(_multiple(paying, stride), _multiple(least, stride))
     while True:
         layout = even_layout(grid, stride, halo, core)
         if needed(*layout.shape) <= most_bytes:

@@ -37,7 +37,9 @@ from landslip.learn.radiometry import ChosenScaling, choose_scaling
 from landslip.mapping.attributes import frame_crs
 from landslip.mapping.ground import ground_layers
 from landslip.mapping.layout import (
+    GPU_CORE_PX,
     LIBRARY_SHARE,
+    SMALLEST_PX,
     Layout,
     even_layout,
     fitting_layout,
@@ -63,6 +65,8 @@ TIMED_WINDOWS = 3
 """Windows that are mapped to tell how long all will take."""
 LONG_WINDOWS = 30
 """From so many windows on, the deadline is told before the work begins."""
+LEAST_BYTES = 600 * 2**20
+"""What libraries keep, and outlines and files take, however small the windows are (bytes)."""
 MEMORY_SHARE = 0.5
 """Of the machine's memory, what mapping takes at most unless it is told."""
 
@@ -163,9 +167,12 @@ class MapRun:
         most_bytes = MEMORY_SHARE * device_bytes if asked is None else asked * 1e9
         if self.compute_with.device.type == "cpu":
             most_bytes -= own_memory_bytes()
+        # A processor is fastest in small windows, which its caches hold; a GPU idles in them.
+        least = GPU_CORE_PX if self.compute_with.device.type != "cpu" else SMALLEST_PX
         return fitting_layout(
-            grid, ensemble.stride_px, ensemble.halo_px, most_bytes=most_bytes, needed=self.needed
-        )
+            grid, ensemble.stride_px, ensemble.halo_px, least,
+            most_bytes=most_bytes, needed=self.needed,
+        )  # fmt: skip
 
     def needed(self, height: int, width: int) -> float:
         """Memory of a window with its halo, and of those that wait (bytes)."""
@@ -197,9 +204,10 @@ class MapRun:
             kept += pixels
             pixels_px += layout.shape[0] * layout.shape[1] * len(cores)
             km2 += pixels * grid.pixel_size_m**2 / 1e6
-            memory = max(memory, own_memory_bytes() + self.needed(*layout.shape))
+            memory = max(memory, self.needed(*layout.shape))
         return MapEstimate(
-            self.pixels, km2, windows, seconds, self.disk_bytes, round(memory),
+            self.pixels, km2, windows, seconds, self.disk_bytes,
+            round(own_memory_bytes() + max(memory, LEAST_BYTES)),
             pixels_px / max(kept, 1),
         )  # fmt: skip
 
