@@ -1,11 +1,12 @@
 """How fast, how exact, how small and how safe mapping is.
 
-Needs the data folder named by LANDSLIP_DATA; scenes of any size are mirrored out of its strip.
+Needs the data folder named by LANDSLIP_DATA; scenes of any size are repeated out of its strip.
 Results are kept in `experiments/mapping.json`.
 
     python benchmarks/mapping.py rate --model M.safetensors     end to end against the bare forward
     python benchmarks/mapping.py seams --model M.safetensors    against the untiled forward
     python benchmarks/mapping.py sizes --model M.safetensors    seconds and memory by megapixels
+    python benchmarks/mapping.py bf16 --model M.safetensors     against float32
     python benchmarks/mapping.py halo --model M.safetensors --tiles DIR     as training measures it
     python benchmarks/mapping.py kills --model M.safetensors    killed and continued: same bytes
     python benchmarks/mapping.py cluster --model M.safetensors  one and two Dask workers
@@ -24,28 +25,31 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
+import rasterio.shutil
 import torch
 from numpy.typing import NDArray
 
 import landslip
 from landslip.geo.grid import Window
-from landslip.geo.raster import create_raster
-from landslip.geo.windows import reflected_indices, spread
+from landslip.geo.output import whole_file
+from landslip.geo.windows import spread
 from landslip.learn.batches import ScoringGround
-from landslip.learn.card import load_model
+from landslip.learn.card import load_model, save_model
 from landslip.learn.device import Compute
 from landslip.learn.halo import IMAGES, measured_halo
 from landslip.learn.models import model_entry
 from landslip.learn.predict import probabilities
 from landslip.prepare.scaling import read_inputs
-from runs import keep
+from runs import keep, read_results
 
 RESULTS = Path("experiments/mapping.json")
 WORK = Path("local/mapping")
@@ -53,37 +57,62 @@ DATE = "2026-01-01T00:00:00.000Z"
 """Date of the GeoPackages whose bytes are compared."""
 
 
-def strip() -> landslip.Raster:
-    """The Tianshui strip in memory."""
-    scene = landslip.open_scene(Path(os.environ["LANDSLIP_DATA"]) / "tianshui" / "scene.tif")
-    with closing(scene):
-        return scene.read(scene.grid.window, scene.bands)
+def valid_strip() -> Path:
+    """The Tianshui strip with all pixels valid; made once."""
+    path = WORK / "strip.tif"
+    if not path.exists():
+        WORK.mkdir(parents=True, exist_ok=True)
+        with rasterio.open(Path(os.environ["LANDSLIP_DATA"]) / "tianshui" / "scene.tif") as strip:
+            profile = strip.profile | {"tiled": True, "blockxsize": 256, "blockysize": 256}
+            with whole_file(path) as partial, rasterio.open(partial, "w", **profile) as out:
+                out.write(np.maximum(strip.read(), 1))
+                out.descriptions = strip.descriptions
+    return path
 
 
-def mirrored_scene(height: int, width: int) -> Path:
-    """A scene of any size out of the strip, all pixels valid; made once."""
+def repeated_scene(height: int, width: int) -> Path:
+    """The strip again and again, as a VRT that takes no space."""
+    path = WORK / f"scene_{height}x{width}.vrt"
+    with rasterio.open(valid_strip()) as strip:
+        rows, cols = strip.shape
+        bands = []
+        for number, name in enumerate(strip.descriptions, 1):
+            sources = [
+                f'<SimpleSource><SourceFilename relativeToVRT="1">strip.tif</SourceFilename>'
+                f"<SourceBand>{number}</SourceBand>"
+                f'<SrcRect xOff="0" yOff="0" xSize="{cols}" ySize="{rows}"/>'
+                f'<DstRect xOff="{col}" yOff="{row}" xSize="{cols}" ySize="{rows}"/></SimpleSource>'
+                for row in range(0, height, rows)
+                for col in range(0, width, cols)
+            ]
+            bands.append(
+                f'<VRTRasterBand dataType="Byte" band="{number}"><Description>{name}</Description>'
+                f"{''.join(sources)}</VRTRasterBand>"
+            )
+        corner = ", ".join(str(value) for value in strip.transform.to_gdal())
+        path.write_text(
+            f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">'
+            f"<SRS>{escape(strip.crs.to_wkt())}</SRS><GeoTransform>{corner}</GeoTransform>"
+            f"{''.join(bands)}</VRTDataset>"
+        )
+    return path
+
+
+def scene_file(height: int, width: int) -> Path:
+    """The same as a GeoTIFF; made once."""
     path = WORK / f"scene_{height}x{width}.tif"
-    if path.exists():
-        return path
-    WORK.mkdir(parents=True, exist_ok=True)
-    ground = strip()
-    grid = landslip.Grid(ground.grid.crs, ground.grid.transform, height, width)
-    cols = reflected_indices(0, width, ground.grid.width)
-    partial = path.with_suffix(".partial.tif")
-    dtype = ground.values.dtype.name
-    with create_raster(partial, grid, bands=ground.bands, dtype=dtype) as out:
-        for row in range(0, height, 256):
-            stop = min(row + 256, height)
-            rows = reflected_indices(row, stop, ground.grid.height)
-            values = np.maximum(ground.values[:, rows[:, None], cols[None]], 1)
-            out.write(values, window=rasterio.windows.Window(0, row, width, stop - row))
-    partial.rename(path)
+    if not path.exists():
+        with whole_file(path) as partial:
+            rasterio.shutil.copy(
+                repeated_scene(height, width), partial, driver="GTiff", tiled=True, bigtiff="yes"
+            )
     return path
 
 
 CHILD = """
 import json, resource, sys, time
-import landslip
+import geopandas, landslip, landslip.mapping.pictures, landslip.mapping.scene_map
+import segmentation_models_pytorch
 scene, model, out, options = json.loads(sys.argv[1])
 begun = time.monotonic()
 landslip.map_scene(scene, model, out, options=landslip.MapOptions(**options))
@@ -99,7 +128,7 @@ def command_of(scene: Path, model: str, out: Path, **options: Any) -> list[str]:
 
 
 def mapped_apart(scene: Path, model: str, out: Path, **options: Any) -> dict[str, Any]:
-    """Map in a process of its own; seconds without its start, and its largest memory."""
+    """Map in a process of its own; seconds without its imports, and its largest memory."""
     shutil.rmtree(out, ignore_errors=True)
     done = subprocess.run(
         command_of(scene, model, out, **options), capture_output=True, text=True, check=True
@@ -111,7 +140,7 @@ def mapped_apart(scene: Path, model: str, out: Path, **options: Any) -> dict[str
 
 def rate(model: str, side: int, rounds: int) -> dict[str, Any]:
     """Seconds of mapping against those of the forward passes alone, by turns."""
-    scene = mirrored_scene(side, side)
+    scene = scene_file(side, side)
     card, network = load_model(model)
     compute = Compute.choose()
     network = compute.place(network)
@@ -184,8 +213,8 @@ def differences(
     return {"largest": float(apart.max()), "mean": float(apart.mean())}
 
 
-def halo(model: str, tiles: str) -> dict[str, Any]:
-    """The halo of a model, on the tiles that training would take."""
+def halo(model: str, tiles: str, out: str | None) -> dict[str, Any]:
+    """The halo of a model, on the tiles that training would take; `out`: the model that knows."""
     tile_set, (card, network) = landslip.TileSet.open(tiles), load_model(model)
     compute = Compute.choose()
     chosen = [
@@ -200,15 +229,36 @@ def halo(model: str, tiles: str) -> dict[str, Any]:
     guess = model_entry(card.architecture).halo_px
     begun = time.process_time()
     found = measured_halo(compute.place(network), images, compute, card.stride_px, guess)
+    if out is not None:
+        known = card.model_copy(update={"halo_px": found.px})
+        save_model(Path(out), network, known, overwrite=True)
     return {**asdict(found), "processor_seconds": round(time.process_time() - begun)}
+
+
+def bf16(model: str, side: int) -> dict[str, Any]:
+    """Probabilities in bf16 against float32 in the middle of the strip's unseen ground."""
+    card, network = load_model(model)
+    found = []
+    with closing(landslip.open_scene(valid_strip())) as scene:
+        window = Window(0, scene.grid.width - side - 300, min(side, scene.grid.height), side)
+        image, _ = read_inputs(scene, window, card.scaling_of_bands, card.optional_bands)
+    for precision in ("float32", "bf16"):
+        compute = Compute.choose(precision=precision)
+        placed = compute.place(network)
+        found.append(probabilities(placed, image[None], compute, card.stride_px)[0])
+    doubtful = float(((found[0] > 0.05) & (found[0] < 0.95)).mean())
+    return {
+        "window_px": found[0].shape, "share_between_.05_and_.95": doubtful,
+        **differences(found[1], found[0], np.ones_like(found[0], bool)),
+    }  # fmt: skip
 
 
 def sizes(model: str, megapixels: list[float], aspect: float = 1.457) -> dict[str, Any]:
     """Seconds and memory by the size of the scene, with the shape of the paper's."""
-    found = {}
+    found = dict(read_results(RESULTS).get(f"sizes_{landslip.load_card(model).architecture}", {}))
     for size in megapixels:
         width = round((size * 1e6 / aspect) ** 0.5)
-        scene = mirrored_scene(round(width * aspect), width)
+        scene = repeated_scene(round(width * aspect), width)
         found[f"{size:g}"] = mapped_apart(scene, model, WORK / "sizes")
         print(size, found[f"{size:g}"], flush=True)
     return found
@@ -224,7 +274,7 @@ def digest(folder: Path) -> str:
 def kills(model: str, times: int, side: int) -> dict[str, Any]:
     """Kill a map at random moments until it was killed so often; it must end in the same bytes."""
     os.environ["OGR_CURRENT_DATE"] = DATE
-    scene, out = mirrored_scene(side, side), WORK / "kills"
+    scene, out = scene_file(side, side), WORK / "kills"
     options = {"core_px": 256}
     whole = mapped_apart(scene, model, out, **options)
     expected, chance = digest(out), random.Random(0)
@@ -267,7 +317,7 @@ def cluster(model: str, side: int) -> dict[str, Any]:
 
     os.environ["OGR_CURRENT_DATE"] = DATE
     os.environ["OMP_NUM_THREADS"] = "1"
-    scene, found = mirrored_scene(side, side), {}
+    scene, found = scene_file(side, side), {}
     options: dict[str, Any] = {"core_px": 512}
     found["here, one thread"] = mapped_apart(scene, model, WORK / "here", **options)["seconds"]
     for workers in (1, 2):
@@ -281,28 +331,32 @@ def cluster(model: str, side: int) -> dict[str, Any]:
     return found
 
 
+VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "rate": lambda asked: rate(asked.model, asked.side, asked.rounds),
+    "seams": lambda asked: seams(asked.model),
+    "bf16": lambda asked: bf16(asked.model, asked.side),
+    "halo": lambda asked: halo(asked.model, asked.tiles, asked.out),
+    "sizes": lambda asked: sizes(asked.model, asked.megapixels),
+    "kills": lambda asked: kills(asked.model, asked.times, asked.side),
+    "cluster": lambda asked: cluster(asked.model, asked.side),
+}
+
+
 def main() -> None:
     """Measure one thing, keep it and print it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("rate", "seams", "halo", "sizes", "kills", "cluster"))
+    parser.add_argument("what", choices=tuple(VERBS))
     parser.add_argument("--model", required=True, help="model file")
     parser.add_argument("--tiles", help="tile set that a model learnt from")
+    parser.add_argument("--out", help="halo: the model again, with the halo that was measured")
     parser.add_argument("--side", type=int, default=2048, help="rows and columns of the scene")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--times", type=int, default=50, help="kills")
     parser.add_argument("--megapixels", type=float, nargs="+", default=[1, 4, 16, 64])
     asked = parser.parse_args()
-    measure = {
-        "rate": lambda: rate(asked.model, asked.side, asked.rounds),
-        "seams": lambda: seams(asked.model),
-        "halo": lambda: halo(asked.model, asked.tiles),
-        "sizes": lambda: sizes(asked.model, asked.megapixels),
-        "kills": lambda: kills(asked.model, asked.times, asked.side),
-        "cluster": lambda: cluster(asked.model, asked.side),
-    }
-    found = measure[asked.what]()
+    found = VERBS[asked.what](asked)
     architecture = landslip.load_card(asked.model).architecture
     record = {**found, "model": architecture, "compute": Compute.choose().text}
     keep(RESULTS, f"{asked.what}_{architecture}", record)

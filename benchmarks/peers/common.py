@@ -27,6 +27,7 @@ class Job:
     weights: Path
     out: Path
     call: str
+    encoder: str = "resnet50"
 
 
 def asked(purpose: str | None, calls: tuple[str, ...]) -> Job:
@@ -35,21 +36,22 @@ def asked(purpose: str | None, calls: tuple[str, ...]) -> Job:
         description=purpose, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--call", choices=calls, default=calls[0])
+    parser.add_argument("--encoder", default="resnet50", help="of the U-Net")
     parser.add_argument("scene", type=Path, help="GeoTIFF, three bands of uint8")
     parser.add_argument("weights", type=Path, help="what make_weights.py wrote")
     parser.add_argument("out", type=Path, help="probabilities, where the call writes any")
     return Job(**vars(parser.parse_args()))
 
 
-def unet(weights: Path, activation: str | None = None) -> nn.Module:
+def unet(job: Job, activation: str | None = None) -> nn.Module:
     """The U-Net of two classes, ready to predict; it returns logits without an activation."""
     import segmentation_models_pytorch as smp
     import torch
 
     network: nn.Module = smp.Unet(
-        "resnet50", encoder_weights=None, in_channels=3, classes=2, activation=activation
+        job.encoder, encoder_weights=None, in_channels=3, classes=2, activation=activation
     )
-    network.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
+    network.load_state_dict(torch.load(job.weights, weights_only=True, map_location="cpu"))
     return network.eval()
 
 
@@ -65,6 +67,7 @@ def report(system: str, package: str, job: Job, seconds: float) -> None:
     line = {
         "system": system,
         "call": job.call,
+        "encoder": job.encoder,
         "seconds": round(seconds, 3),
         "total_seconds": round(time.perf_counter() - STARTED, 3),
         "peak_mb": round(_peak_mb(resource.RUSAGE_SELF), 1),

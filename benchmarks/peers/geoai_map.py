@@ -56,7 +56,7 @@ def semantic_segmentation(job: Job) -> float:
         input_path=str(job.scene),
         output_path=str(job.out.with_name(f"{job.out.stem}_classes.tif")),
         model_path=str(job.weights),
-        encoder_name="resnet50",
+        encoder_name=job.encoder,
         probability_path=str(job.out),
     )
     return seconds[0]
@@ -66,7 +66,7 @@ def predict_geotiff(job: Job, **options: int) -> float:
     """Map and write what the network returns, here probabilities; wall time (s)."""
     from geoai.inference import predict_geotiff  # type: ignore[import-not-found]
 
-    network = unet(job.weights, activation="softmax2d")
+    network = unet(job, activation="softmax2d")
     start = time.perf_counter()
     predict_geotiff(network, str(job.scene), str(job.out), num_classes=2, **options)
     return time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""Make the weights that all packages map with: a U-Net on ResNet-50 with two classes.
+"""Make the weights that all packages map with: a U-Net with two classes.
 
     python make_weights.py MODEL.safetensors WEIGHTS.pth
     python make_weights.py --seed 0 MODEL.safetensors WEIGHTS.pth
@@ -6,9 +6,9 @@
 landslip's networks have one output, the other packages expect two classes. The head is therefore
 doubled: the logit of background is 0, so that the softmax of landslide is landslip's sigmoid.
 
-MODEL must have architecture `library:unet/resnet50` and take three bands as they are, 0 to 255, as
-the other packages do. With --seed it is written first, with random weights: enough to measure
-time and memory. That alone needs landslip; the rest needs torch and safetensors.
+MODEL must be a U-Net of the library and take three bands as they are, 0 to 255, as the other
+packages do. With --seed a `library:unet/resnet50` is written first, with random weights: enough to
+measure time and memory. That alone needs landslip; the rest needs torch and safetensors.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def read_model(path: Path) -> dict[str, Tensor]:
         card = json.loads(file.metadata()["landslip"])
         state = {name.removeprefix(PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     found = card["architecture"], card["hyperparameters"].get("outputs", 1)
-    if found != (ARCHITECTURE, 1):
-        raise SystemExit(f"{path}: expected {ARCHITECTURE} with 1 output, found {found}.")
+    if not found[0].startswith("library:unet/") or found[1] != 1:
+        raise SystemExit(f"{path}: expected a library:unet with 1 output, found {found}.")
     ranges = [(low, high) for _, low, high in card["scaling"]]
     if ranges != [(0, 255)] * 3 or card.get("quantised"):
         raise SystemExit(

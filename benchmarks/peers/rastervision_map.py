@@ -58,7 +58,7 @@ def predict_scene(job: Job) -> float:
     data = SemanticSegmentationGeoDataConfig(class_config=classes, img_channels=3, img_sz=SIZE_PX)
     learner = SemanticSegmentationLearner(
         cfg=SemanticSegmentationLearnerConfig(data=data),
-        model=unet(job.weights),
+        model=unet(job),
         training=False,
     )
     options = SemanticSegmentationPredictOptions(chip_sz=SIZE_PX, stride=STRIDE_PX)

@@ -28,7 +28,7 @@ def grid_sampler(job: Job) -> float:
     from torchgeo.samplers import GridGeoSampler  # type: ignore[import-not-found]
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = unet(job.weights).to(device)
+    network = unet(job).to(device)
     start = time.perf_counter()
     dataset = RasterDataset(job.scene)
     sampler = GridGeoSampler(dataset, size=SIZE_PX, stride=STRIDE_PX)
