@@ -9,6 +9,7 @@ compared.
     python benchmarks/folds.py run --model resunet --recipe paper --set epochs=15 --set batch=1
     python benchmarks/folds.py run --set epochs=12
     python benchmarks/folds.py compare FIRST SECOND
+    python benchmarks/folds.py curve FIRST SECOND [--draw docs/images/small_landslides.png]
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 import landslip
 from landslip.assess.objects import (
     SIZE_CLASSES_M2,
+    ObjectComparison,
     SizeCounts,
     compare_objects,
     mapped_at,
@@ -44,6 +46,8 @@ COLUMNS = 1800
 CHOOSING = ((1800, 2400), (3600, 4200), (3000, 3600))
 """Columns that choose, by fold."""
 BLOCK_M = 50.0
+THRESHOLDS = tuple(code / 254 for code in range(4, 254, 5))
+"""Of the curves (probability)."""
 SMALL = {"< 100 m2": (0,), "100-400 m2": (1,), "< 400 m2": (0, 1)}
 """Size classes by name."""
 
@@ -90,12 +94,24 @@ def mapped_fold(fold: int, key: str, options: landslip.TrainOptions) -> NDArray[
         landslip.train_model([tiles_of_fold(fold)], model, options=options)
     if not folder.exists():
         landslip.map_scene(data() / "scene.tif", model, folder)
-    codes = FileScene(str(folder / "probability.tif"), {"probability": 1})
-    window = Window(0, fold * COLUMNS, codes.grid.height, COLUMNS)
-    read = codes.read(window, ["probability"])
+    return mapped_at(codes_of_fold(fold, key), landslip.load_card(model).threshold)
+
+
+def codes_of_fold(fold: int, key: str) -> NDArray[np.uint8]:
+    """Probability codes of a fold, (rows, COLUMNS), 255 = not observed."""
+    codes = FileScene(str(WORK / f"{key}_fold{fold}" / "probability.tif"), {"probability": 1})
+    read = codes.read(Window(0, fold * COLUMNS, codes.grid.height, COLUMNS), ["probability"])
     codes.close()
-    plane = np.where(read.valid, read.values[0], 255).astype(np.uint8)
-    return mapped_at(plane, landslip.load_card(model).threshold)
+    plane: NDArray[np.uint8] = np.where(read.valid, read.values[0], 255).astype(np.uint8)
+    return plane
+
+
+def labels() -> NDArray[np.uint8]:
+    """Landslides of the strip, drawn by hand."""
+    scene = FileScene(str(data() / "labels.tif"), {"label": 1})
+    truth: NDArray[np.uint8] = scene.read(scene.grid.window, ["label"]).values[0].astype(np.uint8)
+    scene.close()
+    return truth
 
 
 def run(recipe: str, changed: dict[str, str], options: landslip.TrainOptions) -> None:
@@ -105,15 +121,15 @@ def run(recipe: str, changed: dict[str, str], options: landslip.TrainOptions) ->
     if key in read_results(RESULTS):
         print(f"{key} is in {RESULTS}")
         return
+    is_whole = not any((WORK / f"{key}_fold{fold}.safetensors").exists() for fold in range(3))
     begun = time.process_time()
     mapped = np.concatenate([mapped_fold(n, key, options) for n in range(3)], axis=1)
-    labels = FileScene(str(data() / "labels.tif"), {"label": 1})
-    truth = labels.read(labels.grid.window, ["label"]).values[0].astype(np.uint8)
-    labels.close()
+    truth = labels()
     found = compare_objects(mapped, truth, grid())
     both = int(((mapped == 1) & (truth == 1)).sum())
     record = {
-        "processor_seconds": round(time.process_time() - begun),
+        # Of all three, or of none: a run that continues does not know what the first part took.
+        "processor_seconds": round(time.process_time() - begun) if is_whole else None,
         "pixels": {
             "precision": round(both / max(int((mapped == 1).sum()), 1), 4),
             "recall": round(both / int((truth == 1).sum()), 4),
@@ -129,7 +145,7 @@ def show(key: str) -> None:
     """Counts by size."""
     record = read_results(RESULTS)[key]
     counts = counts_of(record["counts"])
-    print(key, record["pixels"], f"{record['processor_seconds']} processor s")
+    print(key, record["pixels"], f"{record['processor_seconds'] or '-'} processor s")
     lines = zip(SIZE_CLASSES_M2, counts.reference, counts.found, counts.recall, counts.predicted,
                 counts.false_alarms_per_km2, strict=True)  # fmt: skip
     for (low, high), reference, found, recall, predicted, alarms in lines:
@@ -167,6 +183,63 @@ def compare(first: str, second: str) -> None:
               f"{alarms[1]:.1f}")  # fmt: skip
 
 
+def curve(first: str, second: str, out: Path | None) -> None:
+    """Recall of small landslides against false alarms of their size, at every threshold.
+
+    Prints what the second finds where it raises no more false alarms than the first does at the
+    thresholds that validation chose.
+    """
+    truth, whole, points = labels(), grid(), {}
+    for key in (first, second):
+        codes = np.concatenate([codes_of_fold(fold, key) for fold in range(3)], axis=1)
+        points[key] = [
+            (at, compare_objects(mapped_at(codes, at), truth, whole)) for at in THRESHOLDS
+        ]
+    chosen = counts_of(read_results(RESULTS)[first]["counts"])
+    for name, sizes in SMALL.items():
+        alarms = chosen.pooled(sizes).false_alarms[0]
+        fits = [
+            (at, found) for at, found in points[second]
+            if found.counts().pooled(sizes).false_alarms[0] <= alarms
+        ]  # fmt: skip
+        at, found = max(fits, key=lambda each: each[1].counts().pooled(sizes).found[0])
+        one = [counts_of(block) for block in read_results(RESULTS)[first]["blocks"]]
+        apart = paired_difference(one, found.by_blocks(BLOCK_M), sizes=sizes)
+        pooled = found.counts().pooled(sizes)
+        print(f"{name}: at {at:.2f} the second finds {pooled.found[0]} of {pooled.reference[0]} "
+              f"with {pooled.false_alarms[0]} false alarms, the first "
+              f"{chosen.pooled(sizes).found[0]} with {alarms}; recall {apart.difference:+.2f}, "
+              f"95 % interval {apart.interval}")  # fmt: skip
+    if out is not None:
+        draw_curve(points, out)
+
+
+def draw_curve(points: dict[str, list[tuple[float, ObjectComparison]]], out: Path) -> None:
+    """A panel a size class, a line a network, and its threshold from validation as a dot."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 3.4), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (name, sizes) in zip(panels, list(SMALL.items())[:2], strict=True):
+        for key, colour in zip(points, ("#b25d1e", "#1e6fb2"), strict=True):
+            pooled = [found.counts().pooled(sizes) for _, found in points[key]]
+            chosen = counts_of(read_results(RESULTS)[key]["counts"]).pooled(sizes)
+            label = key.split("_", 1)[0].replace("library-", "")
+            alarms, recall = np.array(
+                sorted((each.false_alarms_per_km2[0], each.recall[0]) for each in pooled)
+            ).T
+            # Thresholds join and split landslides: what is best at no more false alarms counts.
+            axes.step(alarms, np.maximum.accumulate(recall), where="post", color=colour,
+                      label=label)  # fmt: skip
+            axes.plot(chosen.false_alarms_per_km2[0], chosen.recall[0], "o", color=colour)
+        axes.set(title=name.replace("m2", "m²"), xlabel="false alarms of this size per km²",
+                 xscale="log", xlim=(1, 1e4), ylim=(0, 1))  # fmt: skip
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("most recall at no more false alarms")
+    panels[0].legend(frameon=False)
+    figure.savefig(out, dpi=130)
+
+
 def main() -> None:
     """Run one, show all, or compare two."""
     parser = argparse.ArgumentParser(
@@ -179,6 +252,10 @@ def main() -> None:
     both = verbs.add_parser("compare", help="two runs, paired")
     both.add_argument("first")
     both.add_argument("second")
+    drawn = verbs.add_parser("curve", help="two runs at all thresholds")
+    drawn.add_argument("first")
+    drawn.add_argument("second")
+    drawn.add_argument("--draw", type=Path)
     asked, changed = parse(parser)
     if asked.verb == "run":
         options = landslip.TrainOptions(
@@ -188,6 +265,8 @@ def main() -> None:
     elif asked.verb == "show":
         for key in sorted(read_results(RESULTS)):
             show(key)
+    elif asked.verb == "curve":
+        curve(asked.first, asked.second, asked.draw)
     else:
         compare(asked.first, asked.second)
 

@@ -7,6 +7,8 @@ drawn tiles choose the weights. Finished runs are kept in `experiments/transfer.
 
     python benchmarks/transfer.py local/accuracy/landslide4sense_....safetensors
     python benchmarks/transfer.py MODEL --tiles 20 --draws 1 --set fixed_statistics=false
+    python benchmarks/transfer.py MODEL --tiles 0             as it is, on all tiles
+    python benchmarks/transfer.py MODEL --tiles 0 --pixel-size 8
     python benchmarks/transfer.py MODEL --draw docs/images/transfer.png
 """
 
@@ -36,12 +38,14 @@ RESULTS = Path("experiments/transfer.json")
 WORK = Path("local/transfer")
 
 
-def iburi_tiles() -> TileSet:
+def iburi_tiles(pixel_size_m: float | None = None) -> TileSet:
     """Tiles of Iburi that do not overlap, with most of their ground labelled."""
-    folder = WORK / "tiles"
+    folder = WORK / f"tiles{pixel_size_m or ''}"
     if not folder.exists():
         data = Path(os.environ["LANDSLIP_DATA"]) / "iburi"
-        scene = landslip.open_scene(data / "post.tif", sensor="sentinel-2")
+        scene = landslip.open_scene(
+            data / "post.tif", sensor="sentinel-2", pixel_size_m=pixel_size_m
+        )
         options = landslip.TileOptions(size=128, stride=128, gap=0)
         landslip.make_tiles(scene, data / "labels.tif", folder, options=options)
     whole = TileSet.open(folder)
@@ -86,7 +90,7 @@ def draw_curve(name: str, out: Path) -> None:
 
     own = [
         record for key, record in read_results(RESULTS).items()
-        if key.startswith(f"{name}_{record['tiles']}tiles")
+        if record["tiles"] and key.startswith(f"{name}_{record['tiles']}tiles")
     ]  # fmt: skip
     points: dict[int, list[float]] = {0: [record["before"]["f1"] for record in own]}
     for record in own:
@@ -113,6 +117,7 @@ def main() -> None:
     )
     parser.add_argument("model", type=Path)
     parser.add_argument("--tiles", default="5,10,20")
+    parser.add_argument("--pixel-size", type=float, help="of the tiles, with --tiles 0 (m)")
     parser.add_argument("--draws", type=int, default=3)
     add_settings(parser)
     parser.add_argument("--draw", type=Path, help="only draw the curve of finished runs")
@@ -123,7 +128,16 @@ def main() -> None:
     if asked.draw is not None:
         draw_curve(name, asked.draw)
         return
-    whole = iburi_tiles()
+    whole = iburi_tiles(asked.pixel_size)
+    if asked.tiles == "0":
+        everything = replace(
+            whole, tiles=tuple(replace(tile, split="test") for tile in whole.tiles)
+        )
+        found = tested(asked.model, everything)
+        size = f"_{asked.pixel_size:g}m" if asked.pixel_size else ""
+        keep(RESULTS, f"{name}_0tiles{size}", {"before": found, "tiles": 0})
+        print(name, json.dumps(found))
+        return
     for count in map(int, asked.tiles.split(",")):
         for draw in range(asked.draws):
             key = f"{name}_{count}tiles_draw{draw}"
