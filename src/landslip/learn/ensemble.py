@@ -123,15 +123,26 @@ class Ensemble:
         pairs = zip(self.members, shown, strict=True)
         return [member.scaling.apply_all(rasters) for member, rasters in pairs], valid
 
+    def place(self, images: Sequence[NDArray[np.float32]]) -> list[Tensor]:
+        """Scaled images (C, H, W) as (1, C, H, W) on the device, for `predict`.
+
+        A GPU copies them while it computes others.
+        """
+        tensors = [torch.from_numpy(image[None]) for image in images]
+        if self._compute.device.type == "cuda":
+            tensors = [tensor.pin_memory() for tensor in tensors]
+        return [self._compute.send(tensor) for tensor in tensors]
+
     def predict(
-        self, images: Sequence[NDArray[np.float32]]
+        self, images: Sequence[NDArray[np.float32] | Tensor]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Landslide probabilities of scaled images, and how far the models agree.
 
         Args:
-            images: One (B, C, H, W) a model, of the same B, H and W. Windows agree with their
-                neighbours where H and W are multiples of `stride_px`; of other sizes, sides are
-                rounded at every scale and mirrored to the model's stride, and cut back.
+            images: One (B, C, H, W) a model, of the same B, H and W, in memory or on the device.
+                Windows agree with their neighbours where H and W are multiples of `stride_px`; of
+                other sizes, sides are rounded at every scale and mirrored to the model's stride,
+                and cut back.
 
         Returns:
             The mean over the models (B, H, W), 0 to 1; with several of them also the standard
@@ -146,10 +157,12 @@ class Ensemble:
         exact = np.stack(found).astype(np.float64)
         return exact.mean(axis=0).astype(np.float32), exact.std(axis=0).astype(np.float32)
 
-    def _scores(self, member: Member, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _scores(self, member: Member, images: NDArray[np.float32] | Tensor) -> NDArray[np.float32]:
         """Probabilities (B, H, W) of one model, the mean over the scales."""
         with torch.inference_mode():
-            sent = self._compute.send(torch.from_numpy(np.ascontiguousarray(images)))
+            if not isinstance(images, Tensor):
+                images = torch.from_numpy(np.ascontiguousarray(images))
+            sent = self._compute.send(images)
             total = sent.new_zeros((len(sent), *sent.shape[-2:]))
             for scale in self._scales:
                 total += self._at_scale(member, sent, scale)

@@ -98,8 +98,9 @@ class WindowMapper:
                 codes[(codes == OBSERVED) & ~valid[inside]] = NODATA
         found: list[NDArray[np.float32]] = []
         if images is not None and (codes == OBSERVED).any():
+            placed = self._ensemble.place(images)
             with self._turn:
-                mean, spread = self._ensemble.predict([image[None] for image in images])
+                mean, spread = self._ensemble.predict(placed)
             found = [plane[0][inside] for plane in (mean, spread) if plane is not None]
         return MappedWindow(core, self._planes(codes, found))
 
