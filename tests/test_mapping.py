@@ -194,12 +194,17 @@ def test_foreign_files_are_never_removed(scene: Path, model: Path, tmp_path: Pat
 def test_two_processes_do_not_map_into_one_folder(scene: Path, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "map"
     with (
-        only_process(tmp_path / "map.partial"),
+        only_process(out),
         pytest.raises(OutputError, match=r"map\.partial: another process is at work there"),
     ):
         map_scene(scene, model, out, options=OPTIONS)
+    # What a killed process was assembling, and what another output's process assembles.
+    for name in (".map.123.partial", ".map.2.123.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "quicklook.png").touch()
     map_scene(scene, model, out, options=OPTIONS)
-    assert {path.name for path in tmp_path.iterdir()} == {"map", "m.safetensors", "scene.tif"}
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"map", "m.safetensors", "scene.tif", ".map.2.123.partial"}
 
 
 # Faults -------------------------------------------------------------------------------------------

@@ -161,12 +161,13 @@ def test_what_saved_nothing_gives_way_to_other_options(
 
 
 def test_two_processes_do_not_train_one_model(tiles: TileSet, tmp_path: Path) -> None:
-    partial = tmp_path / "model.safetensors.partial"
+    out = tmp_path / "model.safetensors"
+    (tmp_path / ".model.123.partial.safetensors").touch()
     with (
-        only_process(partial),
+        only_process(out),
         pytest.raises(OutputError, match=r"\.partial: another process is at work there"),
     ):
-        train_model([tiles], tmp_path / "model.safetensors", options=quick(1))
+        train_model([tiles], out, options=quick(1))
     assert not list(tmp_path.iterdir())
 
 

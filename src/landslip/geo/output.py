@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import glob
 import os
+import re
 import shutil
 import struct
 import sys
@@ -110,17 +111,24 @@ def whole_folder(path: Path, marker: str, *, overwrite: bool = False) -> Iterato
         shutil.rmtree(partial, ignore_errors=True)
 
 
-@contextmanager
-def only_process(folder: Path) -> Iterator[None]:
-    """Keep other processes out of unfinished work while the block runs.
+def unfinished_folder(path: Path) -> Path:
+    """Where work for the file or folder `path` lies until it is finished."""
+    return path.with_name(f"{path.name}.partial")
 
-    The lock falls when the process ends, however it ends.
+
+@contextmanager
+def only_process(path: Path) -> Iterator[Path]:
+    """Give the folder for unfinished work of `path`, and keep other processes out of it.
+
+    The lock falls when the process ends, however it ends. What killed processes left beside `path`
+    is removed.
 
     Raises:
         OutputError: Another process works there.
     """
     from filelock import FileLock, Timeout
 
+    out, folder = path, unfinished_folder(path)
     path = folder.with_name(f".{folder.name}.lock")
     lock = FileLock(path)
     with plain_write_errors(folder):
@@ -133,12 +141,26 @@ def only_process(folder: Path) -> Iterator[None]:
                 "name another output."
             ) from error
     try:
-        yield
+        _remove_leftovers(out)
+        yield folder
     finally:
         # While it is held: who opens it from now on makes a new one. Windows does so on release.
         with suppress(OSError):
             path.unlink()
         lock.release()
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what `whole_file` and `whole_folder` could not, because they were killed."""
+    name = re.compile(
+        rf"\.({re.escape(path.name)}\.\d+\.partial"
+        rf"|{re.escape(path.stem)}\.\d+\.partial{re.escape(path.suffix)})"
+    )
+    for leftover in [each for each in path.parent.iterdir() if name.fullmatch(each.name)]:
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def _require_whole_tiffs(paths: Iterable[Path]) -> None:

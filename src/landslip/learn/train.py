@@ -21,7 +21,13 @@ from landslip.assess.pictures import write_pr_curve
 from landslip.assess.scores import Counts, ScoreHistogram
 from landslip.geo.errors import DataError, OutputError, TileSetError, UsageError
 from landslip.geo.interruption import Interruption
-from landslip.geo.output import only_process, plain_write_errors, refuse_existing, whole_file
+from landslip.geo.output import (
+    only_process,
+    plain_write_errors,
+    refuse_existing,
+    unfinished_folder,
+    whole_file,
+)
 from landslip.geo.parallel import default_threads
 from landslip.geo.progress import duration, track
 from landslip.geo.scene import SceneLike, open_scene
@@ -105,10 +111,10 @@ def train_model(
     if not opened:
         raise TileSetError("Cannot train: no tile set is named. Make one with landslip tile.")
     plan = TrainingPlan(opened, options)
-    partial = out.with_name(f"{out.name}.partial")
-    with plain_write_errors(partial), deterministic(options.deterministic):
+    with plain_write_errors(out), deterministic(options.deterministic):
         training = _Training(plan)
-        with only_process(partial) if training.is_first else nullcontext():
+        alone = only_process(out) if training.is_first else nullcontext(unfinished_folder(out))
+        with alone as partial:
             with training.fabric.rank_zero_first():
                 checkpoint = Checkpoint.open(partial, plan.fingerprint(training.compute.precision))
             try:

@@ -86,8 +86,7 @@ def map_scenes(
     out = Path(out)
     refuse_existing(out, overwrite=overwrite, marker="run.json")
     refuse_reviewed(out)
-    partial = out.with_name(f"{out.name}.partial")
-    with only_process(partial):
+    with only_process(out) as partial:
         run = MapRun(scenes, model, options or MapOptions())
         require_space(out, run.disk_bytes)
         run.compute(partial)
