@@ -58,7 +58,7 @@ REACHES = [(0, 0), (3, 4), (4, 4), (5, 8), (9, 12), (40, 16)]
 def test_halo_is_the_reach_in_strides(reach: int, expected: int, side: int) -> None:
     found = measured_halo(Reaching(reach), images(5, side), CPU, 4, 8)
     assert (found.px, found.windows) == (expected, 5 if side == 5 else 64)
-    assert found.difference <= TOLERANCE
+    assert found.difference <= TOLERANCE or expected < reach
 
 
 def test_reach_is_half_the_receptive_field() -> None:
@@ -76,13 +76,23 @@ def test_what_hardly_matters_is_cut() -> None:
 
 def test_networks_that_look_at_all_take_the_most(caplog: pytest.LogCaptureFixture) -> None:
     assert measured_halo(LooksAtAll(), images(5, 64), CPU, 4, 8).px == 16
-    assert "16 px, the most that is tried, may be too little (the network sees" in caplog.text
+    assert "16 px, the most that is tried" in caplog.text
+    assert "because this network sees the whole window" in caplog.text
     caplog.clear()
     assert measured_halo(Reaching(40), images(5, 64), CPU, 4, 8).px == 16
-    assert "may be too little (of 40 px); with 12 px windows differ by up to" in caplog.text
+    assert "because this network sees 40 px far" in caplog.text
     caplog.clear()
-    # All that the network sees is never too little.
+    # All that the network sees is never too little, and neither is what hardly matters.
     assert measured_halo(Reaching(16), images(5, 64), CPU, 4, 8).px == 16
+    faint = Reaching(40)
+    with torch.no_grad():
+        faint.sum.weight[..., :24] *= 1e-4
+        faint.sum.weight[..., -24:] *= 1e-4
+        faint.sum.weight[..., :24, :] *= 1e-4
+        faint.sum.weight[..., -24:, :] *= 1e-4
+    found = measured_halo(faint, images(5, 64), CPU, 4, 8)
+    assert found.px == 16
+    assert 0 < found.difference <= TOLERANCE
     assert not caplog.records
 
 

@@ -23,6 +23,8 @@ IMAGES = 16
 """Images from which windows are cut."""
 WINDOWS = 64
 """Windows that are cut anew."""
+DOUBTFUL = 8
+"""Of those, the windows with most in doubt, which tell whether the largest halo is enough."""
 LARGEST_PX = 640
 """Of an image no more rows and columns are looked at."""
 TOLERANCE = 0.5 / TOP_CODE
@@ -44,7 +46,7 @@ class Halo:
     windows: int
     """Windows that were cut anew."""
     difference: float
-    """Largest difference that this halo makes in a core, to the largest one tried (0 to 1)."""
+    """Largest difference that this halo makes in a core, to a larger one (0 to 1)."""
 
 
 def measured_halo(
@@ -59,8 +61,9 @@ def measured_halo(
     Every image is computed with the largest halo around it; the cores in which most is in doubt are
     then computed alone, from the same pixels, with smaller ones. The halo is found by halving.
     Precision is float32 whatever the model is used in, because rounding is no matter of the ground
-    around. Where even the largest halo but one makes a difference, as with networks that look at
-    the whole window, the largest is taken.
+    around. Where even the largest halo but one makes a difference, the largest is taken, and a few
+    windows are computed with all the ground that the network sees; where that is the whole window,
+    with twice as much.
 
     Args:
         network: In evaluation mode, on the device of `compute`.
@@ -78,12 +81,12 @@ def measured_halo(
         return Halo(most, 0, 0.0)
     places, references = _doubtful_cores(network, images, exact, stride_px, most)
 
-    def difference(halo: int) -> float:
+    def difference(halo: int, number: int = WINDOWS) -> float:
         windows = [_mirrored(image, row - halo, col - halo, core + 2 * halo)
-                   for image, row, col in places]  # fmt: skip
+                   for image, row, col in places[:number]]  # fmt: skip
         found = _scores(network, windows, exact, stride_px)
         kept = slice(halo, halo + core)
-        return float(np.abs(found[:, kept, kept] - references).max())
+        return float(np.abs(found[:, kept, kept] - references[:number]).max())
 
     differences: dict[int, float] = {}
     low, high = -1, steps  # the halo of `low` strides is too small, that of `high` is enough
@@ -92,12 +95,15 @@ def measured_halo(
         differences[middle] = difference(middle * stride_px)
         low, high = (low, middle) if differences[middle] <= TOLERANCE else (middle, high)
     found = Halo(high * stride_px, len(references), differences.get(high, 0.0))
-    if high == steps and steps - 1 in differences and most != reach:
+    if high == steps and most != reach:
+        # Nothing told yet whether the most that was tried is enough.
+        wider = 2 * most if reach is None else reach
+        found = replace(found, difference=difference(wider, DOUBTFUL))
+    if found.difference > TOLERANCE:
         log.warning(
-            "halo: %d px, the most that is tried, may be too little (%s); with %d px windows "
-            "differ by up to %.4f",
-            found.px, "the network sees the whole window" if reach is None else f"of {reach} px",
-            (steps - 1) * stride_px, differences[steps - 1],
+            "halo: %d px, the most that is tried; windows differ by up to %.4f, because this "
+            "network sees %s",
+            found.px, found.difference, "the whole window" if reach is None else f"{reach} px far",
         )  # fmt: skip
     else:
         log.info("halo: %d px, windows differ by up to %.4f", found.px, found.difference)
