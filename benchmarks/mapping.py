@@ -123,10 +123,14 @@ print(json.dumps({"seconds": time.monotonic() - begun, "peak_mb": peak / 1024}))
 """
 
 
-def command_of(scene: Path, model: str, out: Path, **options: Any) -> list[str]:
+OFTEN = "from landslip.mapping import unfinished\nunfinished.SYNC_S = 0.2\n"
+"""Marks what is done more often than every ten seconds, so that kills hit all of a short map."""
+
+
+def command_of(scene: Path, model: str, out: Path, before: str = "", **options: Any) -> list[str]:
     """A process that maps and tells seconds and memory."""
     asked = json.dumps([str(scene), model, str(out), options])
-    return [sys.executable, "-c", CHILD, asked]
+    return [sys.executable, "-c", before + CHILD, asked]
 
 
 def mapped_apart(scene: Path, model: str, out: Path, **options: Any) -> dict[str, Any]:
@@ -294,7 +298,7 @@ def kills(model: str, times: int, side: int) -> dict[str, Any]:
     """Kill a map at random moments until it was killed so often; it must end in the same bytes."""
     os.environ["OGR_CURRENT_DATE"] = DATE
     scene, out = scene_file(side, side), WORK / "kills"
-    options = {"core_px": 256}
+    options: dict[str, Any] = {"core_px": 128}
     whole = mapped_apart(scene, model, out, **options)
     expected, chance = digest(out), random.Random(0)
     killed, maps, same, moments = 0, 0, 0, []
@@ -304,7 +308,7 @@ def kills(model: str, times: int, side: int) -> dict[str, Any]:
         shutil.rmtree(partial, ignore_errors=True)
         while True:
             process = subprocess.Popen(
-                command_of(scene, model, out, **options),
+                command_of(scene, model, out, OFTEN, **options),
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
             try:
