@@ -119,7 +119,7 @@ scene, model, out, options = json.loads(sys.argv[1])
 begun = time.monotonic()
 landslip.map_scene(scene, model, out, options=landslip.MapOptions(**options))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({"seconds": time.monotonic() - begun, "peak_mb": peak / 1024}))
+print(json.dumps({"seconds": time.monotonic() - begun, "peak_mb": peak * 1024 / 1e6}))
 """
 
 
@@ -276,14 +276,18 @@ def layouts(model: str) -> dict[str, Any]:
     return found
 
 
-def sizes(model: str, megapixels: list[float], aspect: float = 1.457) -> dict[str, Any]:
+def sizes(
+    model: str, megapixels: list[float], memory_gb: float | None, aspect: float = 1.457
+) -> dict[str, Any]:
     """Seconds and memory by the size of the scene, with the shape of the paper's."""
     found = dict(read_results(RESULTS).get(f"sizes_{landslip.load_card(model).architecture}", {}))
+    allowed = "" if memory_gb is None else f" Mpx in {memory_gb:g} GB"
     for size in megapixels:
         width = round((size * 1e6 / aspect) ** 0.5)
         scene = repeated_scene(round(width * aspect), width)
-        found[f"{size:g}"] = mapped_apart(scene, model, WORK / "sizes")
-        print(size, found[f"{size:g}"], flush=True)
+        key = f"{size:g}{allowed}"
+        found[key] = mapped_apart(scene, model, WORK / "sizes", memory_gb=memory_gb)
+        print(key, found[key], flush=True)
     return found
 
 
@@ -361,7 +365,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "bf16": lambda asked: bf16(asked.model, asked.side),
     "halo": lambda asked: halo(asked.model, asked.tiles, asked.out),
     "layouts": lambda asked: layouts(asked.model),
-    "sizes": lambda asked: sizes(asked.model, asked.megapixels),
+    "sizes": lambda asked: sizes(asked.model, asked.megapixels, asked.memory),
     "kills": lambda asked: kills(asked.model, asked.times, asked.side),
     "cluster": lambda asked: cluster(asked.model, asked.side),
 }
@@ -380,6 +384,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--times", type=int, default=50, help="kills")
     parser.add_argument("--megapixels", type=float, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--memory", type=float, help="sizes: what mapping may take (GB)")
     asked = parser.parse_args()
     found = VERBS[asked.what](asked)
     architecture = landslip.load_card(asked.model).architecture
