@@ -195,7 +195,9 @@ def curve(first: str, second: str, out: Path | None) -> None:
         points[key] = [
             (at, compare_objects(mapped_at(codes, at), truth, whole)) for at in THRESHOLDS
         ]
-    chosen = counts_of(read_results(RESULTS)[first]["counts"])
+    record = read_results(RESULTS)[first]
+    chosen = counts_of(record["counts"])
+    blocks = [counts_of(block) for block in record["blocks"]]
     for name, sizes in SMALL.items():
         alarms = chosen.pooled(sizes).false_alarms[0]
         fits = [
@@ -203,8 +205,7 @@ def curve(first: str, second: str, out: Path | None) -> None:
             if found.counts().pooled(sizes).false_alarms[0] <= alarms
         ]  # fmt: skip
         at, found = max(fits, key=lambda each: each[1].counts().pooled(sizes).found[0])
-        one = [counts_of(block) for block in read_results(RESULTS)[first]["blocks"]]
-        apart = paired_difference(one, found.by_blocks(BLOCK_M), sizes=sizes)
+        apart = paired_difference(blocks, found.by_blocks(BLOCK_M), sizes=sizes)
         pooled = found.counts().pooled(sizes)
         print(f"{name}: at {at:.2f} the second finds {pooled.found[0]} of {pooled.reference[0]} "
               f"with {pooled.false_alarms[0]} false alarms, the first "

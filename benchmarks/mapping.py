@@ -112,14 +112,15 @@ def scene_file(height: int, width: int) -> Path:
 
 
 CHILD = """
-import json, resource, sys, time
+import json, sys, time
 import geopandas, landslip, landslip.mapping.pictures, landslip.mapping.scene_map
 import segmentation_models_pytorch
+from landslip.geo.parallel import peak_memory_bytes
 scene, model, out, options = json.loads(sys.argv[1])
 begun = time.monotonic()
 landslip.map_scene(scene, model, out, options=landslip.MapOptions(**options))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({"seconds": time.monotonic() - begun, "peak_mb": peak * 1024 / 1e6}))
+seconds = time.monotonic() - begun
+print(json.dumps({"seconds": seconds, "peak_mb": peak_memory_bytes() / 1e6}))
 """
 
 

@@ -2,13 +2,14 @@
 
     python make_weights.py MODEL.safetensors WEIGHTS.pth
     python make_weights.py --seed 0 MODEL.safetensors WEIGHTS.pth
+    python make_weights.py --seed 0 --architecture unet-small MODEL.safetensors
 
 landslip's networks have one output, the other packages expect two classes. The head is therefore
 doubled: the logit of background is 0, so that the softmax of landslide is landslip's sigmoid.
 
 MODEL must be a U-Net of the library and take three bands as they are, 0 to 255, as the other
-packages do. With --seed a `library:unet/resnet50` is written first, with random weights: enough to
-measure time and memory. That alone needs landslip; the rest needs torch and safetensors.
+packages do. With --seed it is written first, with random weights: enough to measure time and
+memory. Without WEIGHTS that is all. Only this needs landslip; the rest needs torch and safetensors.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 ARCHITECTURE = "library:unet/resnet50"
+"""Of a model with random weights, unless another is asked for."""
 PREFIX = "network."
 """What landslip's names of a library's weights begin with."""
 
@@ -56,17 +58,17 @@ def read_model(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def write_random_model(path: Path, seed: int, bands: tuple[str, ...]) -> None:
+def write_random_model(path: Path, architecture: str, seed: int, bands: tuple[str, ...]) -> None:
     """Write a landslip model with random weights."""
     from landslip.learn.card import ModelCard, parameter_count, save_model
     from landslip.learn.models import build_model, model_entry
 
     torch.manual_seed(seed)
-    network = build_model(ARCHITECTURE, len(bands))
-    entry = model_entry(ARCHITECTURE)
+    network = build_model(architecture, len(bands))
+    entry = model_entry(architecture)
     card = ModelCard(
         name=f"random-{seed}",
-        architecture=ARCHITECTURE,
+        architecture=architecture,
         hyperparameters={"outputs": 1},
         total_parameters=parameter_count(network),
         bands=bands,
@@ -85,13 +87,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seed", type=int, help="write MODEL first, with random weights")
-    parser.add_argument("--bands", default="nir,red,green", help="of the model with random weights")
+    parser.add_argument("--architecture", default=ARCHITECTURE, help="with random weights")
+    parser.add_argument("--bands", default="nir,red,green", help="with random weights")
     parser.add_argument("model", type=Path)
-    parser.add_argument("weights", type=Path)
+    parser.add_argument("weights", type=Path, nargs="?")
     asked = parser.parse_args()
     if asked.seed is not None:
-        write_random_model(asked.model, asked.seed, tuple(asked.bands.split(",")))
-    torch.save(two_classes(read_model(asked.model)), asked.weights)
+        bands = tuple(asked.bands.split(","))
+        write_random_model(asked.model, asked.architecture, asked.seed, bands)
+    if asked.weights is not None:
+        torch.save(two_classes(read_model(asked.model)), asked.weights)
 
 
 if __name__ == "__main__":

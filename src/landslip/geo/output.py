@@ -117,10 +117,10 @@ def unfinished_folder(path: Path) -> Path:
 
 
 @contextmanager
-def only_process(path: Path) -> Iterator[Path]:
-    """Give the folder for unfinished work of `path`, and keep other processes out of it.
+def only_process(out: Path) -> Iterator[Path]:
+    """Give the folder for unfinished work of `out`, and keep other processes out of it.
 
-    The lock falls when the process ends, however it ends. What killed processes left beside `path`
+    The lock falls when the process ends, however it ends. What killed processes left beside `out`
     is removed.
 
     Raises:
@@ -128,7 +128,7 @@ def only_process(path: Path) -> Iterator[Path]:
     """
     from filelock import FileLock, Timeout
 
-    out, folder = path, unfinished_folder(path)
+    folder = unfinished_folder(out)
     path = folder.with_name(f".{folder.name}.lock")
     lock = FileLock(path)
     with plain_write_errors(folder):
@@ -156,11 +156,12 @@ def _remove_leftovers(path: Path) -> None:
         rf"\.({re.escape(path.name)}\.\d+\.partial"
         rf"|{re.escape(path.stem)}\.\d+\.partial{re.escape(path.suffix)})"
     )
-    for leftover in [each for each in path.parent.iterdir() if name.fullmatch(each.name)]:
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+    for found in path.parent.iterdir():
+        if name.fullmatch(found.name):
+            if found.is_dir():
+                shutil.rmtree(found, ignore_errors=True)
+            else:
+                found.unlink(missing_ok=True)
 
 
 def _require_whole_tiffs(paths: Iterable[Path]) -> None:
