@@ -6,6 +6,7 @@ Results are kept in `experiments/mapping.json`.
     python benchmarks/mapping.py rate --model M.safetensors     end to end against the bare forward
     python benchmarks/mapping.py seams --model M.safetensors    against the untiled forward
     python benchmarks/mapping.py layouts --model M.safetensors  computed twice, by memory
+    python benchmarks/mapping.py cores --model M.safetensors    forward passes alone, by core
     python benchmarks/mapping.py sizes --model M.safetensors    seconds and memory by megapixels
     python benchmarks/mapping.py bf16 --model M.safetensors     against float32
     python benchmarks/mapping.py halo --model M.safetensors --tiles DIR     as training measures it
@@ -26,6 +27,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
@@ -43,10 +45,12 @@ import landslip
 from landslip.geo.grid import Window
 from landslip.geo.output import whole_file
 from landslip.geo.windows import spread
+from landslip.learn.allocation import freed_memory_kept
 from landslip.learn.batches import ScoringGround
 from landslip.learn.card import load_model, save_model
 from landslip.learn.device import Compute
 from landslip.learn.halo import IMAGES, measured_halo
+from landslip.learn.memory import peak_bytes
 from landslip.learn.models import model_entry
 from landslip.learn.predict import probabilities
 from landslip.mapping.run import MapRun
@@ -173,7 +177,7 @@ def forward_seconds(
     width = layout["core_width"] + 2 * layout["halo"]
     number = -(-side // layout["core_height"]) * -(-side // layout["core_width"])
     image = torch.rand(1, bands, height, width)
-    with torch.inference_mode(), compute.autocast():
+    with torch.inference_mode(), compute.autocast(), freed_memory_kept():
         sent = compute.send(image)
         network(sent)
         begun = time.monotonic()
@@ -277,17 +281,51 @@ def layouts(model: str) -> dict[str, Any]:
     return found
 
 
+def cores(model: str, cores_px: list[int], rounds: int) -> dict[str, Any]:
+    """Seconds of forward passes for each Mpx kept, in windows with cores of several sizes."""
+    card, network = load_model(model)
+    compute = Compute.choose()
+    network = compute.place(network)
+    measured: dict[int, list[float]] = {core: [] for core in cores_px}
+    # As many passes as keep the ground of the largest core, at least two.
+    most = max(cores_px)
+    for _ in range(rounds):
+        for core, seconds in measured.items():
+            layout = {"core_height": core, "core_width": core, "halo": card.halo_px}
+            side = core * max(round(most / core), 2)
+            spent = forward_seconds(network, len(card.bands), layout, side, compute)
+            seconds.append(spent / (side * side / 1e6))
+    return {
+        "halo_px": card.halo_px,
+        **{
+            str(core): {
+                "computed_for_kept": round((1 + 2 * card.halo_px / core) ** 2, 3),
+                "s_per_mpx_kept": round(statistics.median(seconds), 3),
+                "GB": round(peak_bytes(network, (1, len(card.bands), 256, 256)) / 256**2
+                            * (core + 2 * card.halo_px) ** 2 / 1e9, 2),
+            }
+            for core, seconds in measured.items()
+        },
+    }  # fmt: skip
+
+
 def sizes(
-    model: str, megapixels: list[float], memory_gb: float | None, aspect: float = 1.457
+    model: str, megapixels: list[float], memory_gb: float | None, rounds: int, aspect: float = 1.457
 ) -> dict[str, Any]:
-    """Seconds and memory by the size of the scene, with the shape of the paper's."""
+    """Seconds and memory by the size of the scene, with the shape of the paper's; medians."""
     found = dict(read_results(RESULTS).get(f"sizes_{landslip.load_card(model).architecture}", {}))
     allowed = "" if memory_gb is None else f" Mpx in {memory_gb:g} GB"
     for size in megapixels:
         width = round((size * 1e6 / aspect) ** 0.5)
         scene = repeated_scene(round(width * aspect), width)
         key = f"{size:g}{allowed}"
-        found[key] = mapped_apart(scene, model, WORK / "sizes", memory_gb=memory_gb)
+        each = [
+            mapped_apart(scene, model, WORK / "sizes", memory_gb=memory_gb) for _ in range(rounds)
+        ]
+        medians = {
+            what: statistics.median(one[what] for one in each) for what in ("seconds", "peak_mb")
+        }
+        found[key] = {**medians, "layout": each[0]["layout"], "rounds": rounds}
         print(key, found[key], flush=True)
     return found
 
@@ -340,24 +378,29 @@ def kills(model: str, times: int, side: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def cluster(model: str, side: int) -> dict[str, Any]:
-    """Here, then on one and on two Dask workers of one thread each."""
+def cluster(model: str, side: int, rounds: int) -> dict[str, Any]:
+    """Here, then on one and on two Dask workers of one thread each, by turns; medians."""
     import distributed
 
     os.environ["OGR_CURRENT_DATE"] = DATE
     os.environ["OMP_NUM_THREADS"] = "1"
-    scene, found = scene_file(side, side), {}
+    scene, same = scene_file(side, side), True
     options: dict[str, Any] = {"core_px": 512}
-    found["here, one thread"] = mapped_apart(scene, model, WORK / "here", **options)["seconds"]
-    for workers in (1, 2):
-        with distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, dashboard_address=None
-        ) as local:
-            out = WORK / f"workers{workers}"
-            asked = {**options, "cluster": local.scheduler_address}
-            found[f"{workers} workers"] = mapped_apart(scene, model, out, **asked)["seconds"]
-            found[f"{workers} workers, same bytes"] = digest(out) == digest(WORK / "here")
-    return found
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for _ in range(rounds):
+        here = mapped_apart(scene, model, WORK / "here", **options)
+        seconds["here, one thread"].append(here["seconds"])
+        for workers in (1, 2):
+            with distributed.LocalCluster(
+                n_workers=workers, threads_per_worker=1, dashboard_address=None
+            ) as local:
+                out = WORK / f"workers{workers}"
+                asked = {**options, "cluster": local.scheduler_address}
+                found = mapped_apart(scene, model, out, **asked)
+                seconds[f"{workers} workers"].append(found["seconds"])
+                same &= digest(out) == digest(WORK / "here")
+    medians = {who: statistics.median(each) for who, each in seconds.items()}
+    return {**medians, "same bytes": same, "rounds": rounds}
 
 
 VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
@@ -365,10 +408,11 @@ VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "seams": lambda asked: seams(asked.model),
     "bf16": lambda asked: bf16(asked.model, asked.side),
     "halo": lambda asked: halo(asked.model, asked.tiles, asked.out),
+    "cores": lambda asked: cores(asked.model, asked.cores, asked.rounds),
     "layouts": lambda asked: layouts(asked.model),
-    "sizes": lambda asked: sizes(asked.model, asked.megapixels, asked.memory),
+    "sizes": lambda asked: sizes(asked.model, asked.megapixels, asked.memory, asked.rounds),
     "kills": lambda asked: kills(asked.model, asked.times, asked.side),
-    "cluster": lambda asked: cluster(asked.model, asked.side),
+    "cluster": lambda asked: cluster(asked.model, asked.side, asked.rounds),
 }
 
 
@@ -383,6 +427,7 @@ def main() -> None:
     parser.add_argument("--out", help="halo: the model again, with the halo that was measured")
     parser.add_argument("--side", type=int, default=2048, help="rows and columns of the scene")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cores", type=int, nargs="+", default=[256, 384, 512, 768, 1024, 1536])
     parser.add_argument("--times", type=int, default=50, help="kills")
     parser.add_argument("--megapixels", type=float, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--memory", type=float, help="sizes: what mapping may take (GB)")

@@ -108,12 +108,12 @@ from landslip.mapping import unfinished, work
 unfinished.SYNC_S = 0
 from landslip.mapping.options import MapOptions
 from landslip.mapping.scene_map import map_scene
-before = work.WindowMapper.__call__
-def slow(self, core):
+before = work.WindowMapper.compute
+def slow(self, seen):
     import time
     time.sleep(0.3)
-    return before(self, core)
-work.WindowMapper.__call__ = slow
+    return before(self, seen)
+work.WindowMapper.compute = slow
 options = MapOptions(device="cpu", core_px=32, threshold=0.5, outline="pixels")
 map_scene(sys.argv[1], sys.argv[2], sys.argv[3], options=options)
 """
@@ -207,18 +207,35 @@ def test_two_processes_do_not_map_into_one_folder(scene: Path, model: Path, tmp_
     assert names == {"map", "m.safetensors", "scene.tif", ".map.2.123.partial"}
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_warned_of(
+    scene: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture, number: int,
+) -> None:  # fmt: skip
+    def unlocked(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    left = tmp_path / ".map.2.123.partial"
+    left.mkdir()
+    monkeypatch.setattr("filelock.FileLock.acquire", lambda *_, **__: unlocked())
+    map_scene(scene, model, tmp_path / "map", options=OPTIONS)
+    assert "map.partial cannot be locked: let no other process write there" in caplog.text
+    assert left.exists()
+    assert (tmp_path / "map" / "probability.tif").exists()
+
+
 # Faults -------------------------------------------------------------------------------------------
 
 
 def failing_after(windows: int, error: Exception) -> Callable[..., Any]:
     """The mapping of a window, which fails from a number of windows on."""
-    before, calls = work.WindowMapper.__call__, []
+    before, calls = work.WindowMapper.compute, []
 
-    def mapped(self: work.WindowMapper, core: Window) -> work.MappedWindow:
-        calls.append(core)
+    def mapped(self: work.WindowMapper, seen: work.SeenWindow) -> work.ScoredWindow:
+        calls.append(seen)
         if len(calls) > windows:
             raise error
-        return before(self, core)
+        return before(self, seen)
 
     return mapped
 
@@ -238,7 +255,7 @@ def test_what_was_mapped_before_a_fault_is_kept(
     map_scene(scene, model, tmp_path / "whole", options=OPTIONS)
     out = tmp_path / "map"
     with monkeypatch.context() as patch:
-        patch.setattr(work.WindowMapper, "__call__", failing_after(4, error))
+        patch.setattr(work.WindowMapper, "compute", failing_after(4, error))
         with pytest.raises(type(error), match="the file is"):
             map_scene(scene, model, out, options=OPTIONS)
     assert "the same command continues" in caplog.text
@@ -305,14 +322,14 @@ def test_memory_that_runs_out_makes_windows_smaller(
     scene: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    before = work.WindowMapper.__call__
+    before = work.WindowMapper.compute
 
-    def small_only(self: work.WindowMapper, core: Window) -> work.MappedWindow:
+    def small_only(self: work.WindowMapper, seen: work.SeenWindow) -> work.ScoredWindow:
         if self._job.layout.core_width > 32:
             raise torch.OutOfMemoryError
-        return before(self, core)
+        return before(self, seen)
 
-    monkeypatch.setattr(work.WindowMapper, "__call__", small_only)
+    monkeypatch.setattr(work.WindowMapper, "compute", small_only)
     options = MapOptions(device="cpu", core_px=96, threshold=0.5, outline="pixels")
     map_scene(scene, model, tmp_path / "map", options=options)
     assert "mapping in smaller windows" in caplog.text
@@ -325,7 +342,7 @@ def test_memory_that_runs_out_later_ends_clearly(
 ) -> None:
     monkeypatch.setattr(unfinished, "SYNC_S", 0)
     mapped = failing_after(4, torch.OutOfMemoryError())
-    monkeypatch.setattr(work.WindowMapper, "__call__", mapped)
+    monkeypatch.setattr(work.WindowMapper, "compute", mapped)
     with pytest.raises(DataError, match=r"224 x 224 px does not fit .*is kept in .*map\.partial"):
         map_scene(scene, model, tmp_path / "map", options=OPTIONS)
     assert np.fromfile(tmp_path / "map.partial" / "done.bin", np.uint8).any()
@@ -511,7 +528,7 @@ def test_bytes_do_not_depend_on_the_threads(
 ) -> None:
     fixed_date(monkeypatch)
     map_scene(scene, model, tmp_path / "whole", options=OPTIONS)
-    monkeypatch.setattr(run, "THREADS", threads)
+    monkeypatch.setattr(work, "READERS", threads)
     map_scene(scene, model, tmp_path / "map", options=OPTIONS)
     same_bytes(tmp_path / "map", tmp_path / "whole")
 

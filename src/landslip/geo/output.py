@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import logging
 import os
 import re
 import shutil
@@ -20,6 +21,11 @@ from rasterio._err import CPLE_BaseError  # what rasterio.shutil raises; it has 
 from rasterio.errors import RasterioError
 
 from landslip.geo.errors import OutputError
+
+log = logging.getLogger(__name__)
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""What file systems answer that know no locks, as some network file systems do."""
 
 
 def _library_errors() -> tuple[type[BaseException], ...]:
@@ -121,7 +127,7 @@ def only_process(out: Path) -> Iterator[Path]:
     """Give the folder for unfinished work of `out`, and keep other processes out of it.
 
     The lock falls when the process ends, however it ends. What killed processes left beside `out`
-    is removed.
+    is removed. A file system without locks keeps nobody out, and a warning says so.
 
     Raises:
         OutputError: Another process works there.
@@ -140,8 +146,14 @@ def only_process(out: Path) -> Iterator[Path]:
                 f"Cannot write {folder}: another process is at work there. Wait until it ends, or "
                 "name another output."
             ) from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            log.warning("%s cannot be locked: let no other process write there", folder)
     try:
-        _remove_leftovers(out)
+        # Without the lock, they may be of a process that is at work.
+        if lock.is_locked:
+            _remove_leftovers(out)
         yield folder
     finally:
         # While it is held: who opens it from now on makes a new one. Windows does so on release.

@@ -16,6 +16,7 @@ from landslip.assess.scores import ScoreHistogram
 from landslip.geo.errors import BandError, TileSetError
 from landslip.geo.probability import encode
 from landslip.geo.progress import track
+from landslip.learn.allocation import freed_memory_kept
 from landslip.learn.batches import Scored, ScoringGround
 from landslip.learn.card import ModelCard, load_model
 from landslip.learn.device import Compute
@@ -115,7 +116,8 @@ def score_model(
     )  # fmt: skip
     batches = track(ground.batches(1, workers=2), total=len(chosen), what="Scoring")
     try:
-        return score_batches(placed, batches, compute, card.stride_px)
+        with freed_memory_kept():
+            return score_batches(placed, batches, compute, card.stride_px)
     except BandError as error:
         raise BandError(
             f"Cannot score {model} on {tile_set.folder}: the model needs bands "

@@ -32,6 +32,7 @@ from landslip.geo.parallel import default_threads
 from landslip.geo.progress import duration, track
 from landslip.geo.scene import SceneLike, open_scene
 from landslip.geo.windows import spread
+from landslip.learn.allocation import freed_memory_kept
 from landslip.learn.batches import Batch, Scored, ScoringGround, TrainingGround
 from landslip.learn.card import ModelCard, parameter_count, save_model
 from landslip.learn.checkpoint import Checkpoint, TrainState
@@ -111,7 +112,7 @@ def train_model(
     if not opened:
         raise TileSetError("Cannot train: no tile set is named. Make one with landslip tile.")
     plan = TrainingPlan(opened, options)
-    with plain_write_errors(out), deterministic(options.deterministic):
+    with plain_write_errors(out), deterministic(options.deterministic), freed_memory_kept():
         training = _Training(plan)
         alone = only_process(out) if training.is_first else nullcontext(unfinished_folder(out))
         with alone as partial:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
+from numpy.typing import NDArray
 
+from landslip.geo.grid import Window
 from landslip.geo.inventory import areas_m2
 from landslip.geo.raster import FileScene
 from landslip.geo.scene import OBSERVED, REASONS
@@ -26,16 +28,22 @@ def ground_layers(path: Path) -> dict[str, gpd.GeoDataFrame]:
     scene = FileScene(str(path), {"ground": 1})
     grid = scene.grid
 
-    def strips(code: int) -> Iterator[Strip]:
+    def planes() -> Iterator[tuple[Window, NDArray[np.uint8]]]:
         for window in strip_windows(grid):
-            codes = scene.read(window, ["ground"]).values[0]
+            yield window, scene.read(window, ["ground"]).values[0]
+
+    def strips(code: int) -> Iterator[Strip]:
+        for window, codes in planes():
             yield pixel_strip(codes == code, window, grid)
 
+    there = np.zeros(256, dtype=bool)
+    for _, codes in planes():
+        there[codes] = True
     rows_of: dict[str, list[dict[str, Any]]] = {"observed": [], "not_observed": []}
     for code in (OBSERVED, *REASONS):
-        parts = to_crs(np.array(list(join_strips(strips(code))), dtype=object), grid)
-        if not parts.size:
+        if not there[code]:
             continue
+        parts = to_crs(np.array(list(join_strips(strips(code))), dtype=object), grid)
         area = {"area_m2": round(float(areas_m2(parts, grid.crs).sum()), 3)}
         row = {**area, "geometry": shapely.MultiPolygon(list(parts))}
         if code == OBSERVED:

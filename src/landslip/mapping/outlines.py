@@ -143,8 +143,11 @@ def strip_windows(grid: Grid, rows: int | None = None) -> Iterator[Window]:
 
 def pixel_strip(marked: NDArray[np.bool_], window: Window, grid: Grid) -> Strip:
     """The marked pixels of a strip as polygons along pixel edges."""
-    polygons = pixel_polygons(marked.astype(np.uint8), window.row, 0)
-    found = polygons.get(1, np.array([], dtype=object))
+    if marked.all():
+        found = np.array([shapely.box(0, window.row, grid.width, window.row_stop)], dtype=object)
+    else:
+        polygons = pixel_polygons(marked.astype(np.uint8), window.row, 0) if marked.any() else {}
+        found = polygons.get(1, np.array([], dtype=object))
     return Strip(found, None if window.row_stop == grid.height else float(window.row_stop))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -28,6 +29,7 @@ from landslip.geo.progress import Rate, track
 from landslip.geo.raster import FileScene, Raster, Scene, fingerprint
 from landslip.geo.scene import OBSERVED, SceneLike, as_scene, source_records
 from landslip.geo.windows import spread
+from landslip.learn.allocation import freed_memory_kept
 from landslip.learn.card import ModelCard, load_card
 from landslip.learn.device import Compute
 from landslip.learn.engine import is_out_of_memory
@@ -48,12 +50,12 @@ from landslip.mapping.options import MapEstimate, MapOptions
 from landslip.mapping.outlines import require_outline, strip_windows
 from landslip.mapping.unfinished import Plane, UnfinishedMap, read_journal, remove_unfinished
 from landslip.mapping.work import (
-    THREADS,
+    READERS,
     Job,
-    MappedWindow,
     RemoteMapper,
     WindowMapper,
     cluster_executor,
+    map_ahead,
     score_planes,
 )
 from landslip.prepare.scaling import bands_at_hand
@@ -167,7 +169,7 @@ class MapRun:
         most_bytes = MEMORY_SHARE * device_bytes if asked is None else asked * 1e9
         if self.compute_with.device.type == "cpu":
             most_bytes -= own_memory_bytes()
-        # A processor is fastest in small windows, which its caches hold; a GPU idles in them.
+        # A GPU idles in small windows.
         least = GPU_CORE_PX if self.compute_with.device.type != "cpu" else SMALLEST_PX
         return fitting_layout(
             grid, ensemble.stride_px, ensemble.halo_px, least,
@@ -182,15 +184,22 @@ class MapRun:
     def _bytes_per_px(self) -> float:
         largest = max(self.options.scales) ** 2
         forward = max(
-            peak_bytes(member.network, (1, len(member.card.bands), 256, 256))
+            peak_bytes(
+                member.network, (1, len(member.card.bands), 256, 256), self.compute_with.device
+            )
             for member in self.loaded.members
         )
         bands = sum(len(card.bands) for card in self.cards)
-        shown = THREADS * 4 * bands
+        # One is computed, and every reader has two that are or will be taken.
+        shown = (1 + 2 * READERS) * 4 * bands
         return LIBRARY_SHARE * forward / 256**2 * largest + shown
 
     def estimate(self) -> MapEstimate:
         """Time a few windows and carry them over to all."""
+        with freed_memory_kept():
+            return self._estimate()
+
+    def _estimate(self) -> MapEstimate:
         windows, pixels_px, seconds, memory = 0, 0.0, 0.0, 0.0
         km2, kept = 0.0, 0
         for ground in self.grounds:
@@ -242,9 +251,9 @@ class MapRun:
         """Map all windows of all scenes into `partial`, from where it was left."""
         if self.options.cluster is None and not partial.exists() and self._is_long():
             log.info("%s", self.estimate().text)
-        with self._workers() as (executor, threads):
+        with self._workers() as workers, freed_memory_kept():
             for number in range(len(self.grounds)):
-                self._compute(number, partial, executor, threads)
+                self._compute(number, partial, workers)
         if not any(
             _any_observed(self.folder(partial, ground) / "ground.tif") for ground in self.grounds
         ):
@@ -255,24 +264,25 @@ class MapRun:
             )
 
     @contextmanager
-    def _workers(self) -> Iterator[tuple[Any, int]]:
+    def _workers(self) -> Iterator[tuple[Executor, int] | None]:
+        """The workers of a cluster, and how many windows they map at once; None: this process."""
         if self.options.cluster is None:
-            yield None, THREADS
+            yield None
             return
-        with cluster_executor(self.options.cluster) as (executor, threads):
-            yield executor, threads
+        with cluster_executor(self.options.cluster) as workers:
+            yield workers
 
     def folder(self, partial: Path, ground: Ground) -> Path:
         """Where the unfinished map of a scene lies, or its rasters of a finished one."""
         return partial if len(self.grounds) == 1 else partial / ground.name
 
-    def _compute(self, number: int, partial: Path, executor: Any, threads: int) -> None:
+    def _compute(self, number: int, partial: Path, workers: tuple[Executor, int] | None) -> None:
         ground = self.grounds[number]
         covered = self._covered(number, partial)
         while True:
             unfinished, layout = self._open(ground, partial)
             try:
-                self._fill(unfinished, ground, layout, covered, executor, threads)
+                self._fill(unfinished, ground, layout, covered, workers)
             except Exception as error:
                 is_begun = bool(unfinished.done.any())
                 if not is_out_of_memory(error):
@@ -343,8 +353,7 @@ class MapRun:
         ground: Ground,
         layout: Layout,
         covered: Area | None,
-        executor: Any,
-        threads: int,
+        workers: tuple[Executor, int] | None,
     ) -> None:
         """Map the windows that are not done, those of `first` before the others."""
         cores = layout.cores(ground.scene.grid)
@@ -352,11 +361,13 @@ class MapRun:
         if not left:
             unfinished.release()
             return
-        job = self._job(ground, layout, covered)
-        function: Callable[[Window], MappedWindow] = (
-            self._mapper(ground, layout, covered) if executor is None else RemoteMapper(job)
-        )
-        ahead = in_order(function, (cores[number] for number in left), threads, executor)
+        asked = (cores[number] for number in left)
+        if workers is None:
+            ahead = map_ahead(self._mapper(ground, layout, covered), asked)
+        else:
+            executor, threads = workers
+            remote = RemoteMapper(self._job(ground, layout, covered))
+            ahead = in_order(remote, asked, threads, executor)
         km2 = ground.scene.grid.pixel_size_m**2 / 1e6
         # Closed before the scene is: a reader in another thread must not outlive its file.
         with closing(unfinished), Interruption() as interruption, closing(ahead) as mapped:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from landslip.geo.errors import MissingExtraError, UsageError
 from landslip.geo.grid import Window
 from landslip.geo.inventory import Area
+from landslip.geo.parallel import in_order
 from landslip.geo.probability import encode
 from landslip.geo.raster import Scene
 from landslip.geo.scene import COVERED, NODATA, OBSERVED, StackedScene
@@ -28,8 +29,11 @@ from landslip.learn.ensemble import Ensemble, Member
 from landslip.mapping.layout import Layout
 from landslip.prepare.scaling import Scaling
 
-THREADS = 3
-"""One reads ahead and one encodes while one computes."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
+READERS = 2
+"""Threads that read ahead."""
 WAIT_S = 60.0
 """Time that a cluster has to show a worker (s)."""
 
@@ -63,6 +67,28 @@ class Job:
 
 
 @dataclass(frozen=True, eq=False)
+class SeenWindow:
+    """What the models are shown of a window."""
+
+    core: Window
+    codes: NDArray[np.uint8]
+    """Of the ground in the core (H, W)."""
+    images: list[Tensor] | None
+    """One a model, with the halo, on the device; None where no pixel of the core is usable."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredWindow:
+    """What the models say of the core of a window."""
+
+    core: Window
+    codes: NDArray[np.uint8]
+    """Of the ground (H, W)."""
+    scores: list[NDArray[np.float32]] | None
+    """One (H, W) for each of `score_planes`; None where no pixel is usable."""
+
+
+@dataclass(frozen=True, eq=False)
 class MappedWindow:
     """What is known of the core of a window."""
 
@@ -72,9 +98,10 @@ class MappedWindow:
 
 
 class WindowMapper:
-    """From the core of a window to its probabilities; several threads may ask at once.
+    """From the core of a window to its probabilities, in three steps that may overlap.
 
-    While one computes, which takes all processors or the device, others read and encode.
+    Any number of threads may take any step; one computes at a time, which takes all processors or
+    the device.
     """
 
     def __init__(self, job: Job, ensemble: Ensemble | None = None) -> None:
@@ -88,6 +115,10 @@ class WindowMapper:
 
     def __call__(self, core: Window) -> MappedWindow:
         """Map one core; windows without usable ground cost nothing."""
+        return self.encode(self.compute(self.read(core)))
+
+    def read(self, core: Window) -> SeenWindow:
+        """The first step: what is seen of a core and around it."""
         layout, codes = self._job.layout, self._excluded(core)
         images = None
         with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
@@ -96,13 +127,29 @@ class WindowMapper:
                 inside = core.relative_to(around).slices
                 images, valid = self._ensemble.read(self._seen, around)
                 codes[(codes == OBSERVED) & ~valid[inside]] = NODATA
-        found: list[NDArray[np.float32]] = []
-        if images is not None and (codes == OBSERVED).any():
-            placed = self._ensemble.place(images)
-            with self._turn:
-                mean, spread = self._ensemble.predict(placed)
-            found = [plane[0][inside] for plane in (mean, spread) if plane is not None]
-        return MappedWindow(core, self._planes(codes, found))
+        if images is None or not (codes == OBSERVED).any():
+            return SeenWindow(core, codes, None)
+        return SeenWindow(core, codes, self._ensemble.place(images))
+
+    def compute(self, seen: SeenWindow) -> ScoredWindow:
+        """The second step: what the models say."""
+        if seen.images is None:
+            return ScoredWindow(seen.core, seen.codes, None)
+        inside = seen.core.relative_to(self._job.layout.around(seen.core)).slices
+        with self._turn:
+            mean, spread = self._ensemble.predict(seen.images)
+        scores = [plane[0][inside] for plane in (mean, spread) if plane is not None]
+        return ScoredWindow(seen.core, seen.codes, scores)
+
+    def encode(self, scored: ScoredWindow) -> MappedWindow:
+        """The third step: the rasters as they are written."""
+        codes, scores = scored.codes, scored.scores
+        planes: dict[str, NDArray[Any]] = {"ground": codes}
+        for number, name in enumerate(score_planes(len(self._job.models))):
+            found = np.zeros(codes.shape, np.float32) if scores is None else scores[number]
+            masked = np.where(codes == OBSERVED, found, np.nan).astype(np.float32)
+            planes[name] = masked if self._job.as_float else encode(masked)
+        return MappedWindow(scored.core, planes)
 
     def _excluded(self, core: Window) -> NDArray[np.uint8]:
         """Codes of the ground that is left out whatever it shows."""
@@ -116,15 +163,17 @@ class WindowMapper:
             codes[(codes == OBSERVED) & job.covered.read(core)] = COVERED
         return codes
 
-    def _planes(
-        self, codes: NDArray[np.uint8], found: Sequence[NDArray[np.float32]]
-    ) -> dict[str, NDArray[Any]]:
-        planes: dict[str, NDArray[Any]] = {"ground": codes}
-        for number, name in enumerate(score_planes(len(self._job.models))):
-            scores = found[number] if found else np.zeros(codes.shape, np.float32)
-            masked = np.where(codes == OBSERVED, scores, np.nan).astype(np.float32)
-            planes[name] = masked if self._job.as_float else encode(masked)
-        return planes
+
+def map_ahead(mapper: WindowMapper, cores: Iterable[Window]) -> Generator[MappedWindow, None, None]:
+    """Cores as they are mapped, in their order.
+
+    The caller's thread computes, while others read what comes next and encode what came before.
+    """
+    with (
+        closing(in_order(mapper.read, cores, READERS)) as read,
+        closing(in_order(mapper.encode, map(mapper.compute, read), 1)) as mapped,
+    ):
+        yield from mapped
 
 
 def score_planes(models: int) -> tuple[str, ...]:

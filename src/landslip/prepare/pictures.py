@@ -113,24 +113,29 @@ def reduced(
     excluded, landslide = np.zeros((2, height, width), dtype=bool)
     for window in cover(grid, factor * max(READ_PX // factor, 1)):
         raster = scene.read(window, chosen)
-        rows, cols = (np.arange(0, side, factor) for side in raster.grid.shape)
+        rows, cols = (-(-side // factor) for side in raster.grid.shape)
         row, col = window.row // factor, window.col // factor
-        part = np.s_[row : row + len(rows), col : col + len(cols)]
-        counts = _blocks(raster.valid, rows, cols)
-        sums = _blocks(raster.values, rows, cols)
+        part = np.s_[row : row + rows, col : col + cols]
+        counts = _block_sums(raster.valid, factor)
+        sums = _block_sums(raster.values, factor)
         means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
         colours[part] = np.moveaxis(means, 0, -1)
         if isinstance(scene, StackedScene):
-            excluded[part] = _blocks(scene.excluded(window) != OBSERVED, rows, cols) > counts
+            excluded[part] = _block_sums(scene.excluded(window) != OBSERVED, factor) > counts
         if labels is not None:
-            landslide[part] = _blocks(labels.read(window) == LANDSLIDE, rows, cols) > 0
+            landslide[part] = _block_sums(labels.read(window) == LANDSLIDE, factor) > 0
     return View(colours, excluded, landslide, factor)
 
 
-def _blocks(values: NDArray[Any], rows: NDArray[np.intp], cols: NDArray[np.intp]) -> Floats:
-    """Sums of blocks that start at `rows` and `cols`, over the last two axes."""
-    by_row = np.add.reduceat(values, rows, axis=-2, dtype=np.float64)
-    return np.asarray(np.add.reduceat(by_row, cols, axis=-1), dtype=np.float64)
+def _block_sums(values: NDArray[Any], factor: int) -> Floats:
+    """Sums of square blocks of `factor` pixels over the last two axes; the last may be smaller."""
+    *planes, height, width = values.shape
+    lacking = -height % factor, -width % factor
+    if any(lacking):
+        values = np.pad(values, [(0, 0)] * len(planes) + [(0, side) for side in lacking])
+    blocks = values.reshape(*planes, -1, factor, values.shape[-1])
+    by_row = blocks.sum(axis=-2, dtype=np.float64)
+    return np.asarray(by_row.reshape(*by_row.shape[:-1], -1, factor).sum(axis=-1))
 
 
 def _hatched(axes: Axes, view: View) -> None:
