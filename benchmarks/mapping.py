@@ -295,6 +295,7 @@ def cores(model: str, cores_px: list[int], rounds: int) -> dict[str, Any]:
     compute = Compute.choose()
     network = compute.place(network)
     measured: dict[int, list[float]] = {core: [] for core in cores_px}
+    bytes_per_px = peak_bytes(network, (1, len(card.bands), 256, 256)) / 256**2
     # As many passes as keep the ground of the largest core, at least two.
     most = max(cores_px)
     for _ in range(rounds):
@@ -309,8 +310,7 @@ def cores(model: str, cores_px: list[int], rounds: int) -> dict[str, Any]:
             str(core): {
                 "computed_for_kept": round((1 + 2 * card.halo_px / core) ** 2, 3),
                 "s_per_mpx_kept": round(statistics.median(seconds), 3),
-                "GB": round(peak_bytes(network, (1, len(card.bands), 256, 256)) / 256**2
-                            * (core + 2 * card.halo_px) ** 2 / 1e9, 2),
+                "GB": round(bytes_per_px * (core + 2 * card.halo_px) ** 2 / 1e9, 2),
             }
             for core, seconds in measured.items()
         },

@@ -212,12 +212,12 @@ def test_a_file_system_without_locks_is_warned_of(
     scene: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture, number: int,
 ) -> None:  # fmt: skip
-    def unlocked(*_: object) -> None:
+    def unlocked(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
     left = tmp_path / ".map.2.123.partial"
     left.mkdir()
-    monkeypatch.setattr("filelock.FileLock.acquire", lambda *_, **__: unlocked())
+    monkeypatch.setattr("filelock.FileLock.acquire", unlocked)
     map_scene(scene, model, tmp_path / "map", options=OPTIONS)
     assert "map.partial cannot be locked: let no other process write there" in caplog.text
     assert left.exists()

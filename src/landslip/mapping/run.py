@@ -194,12 +194,9 @@ class MapRun:
         shown = (1 + 2 * READERS) * 4 * bands
         return LIBRARY_SHARE * forward / 256**2 * largest + shown
 
+    @freed_memory_kept()
     def estimate(self) -> MapEstimate:
         """Time a few windows and carry them over to all."""
-        with freed_memory_kept():
-            return self._estimate()
-
-    def _estimate(self) -> MapEstimate:
         windows, pixels_px, seconds, memory = 0, 0.0, 0.0, 0.0
         km2, kept = 0.0, 0
         for ground in self.grounds:
