@@ -16,13 +16,12 @@ from landslip.geo import parallel
 from landslip.geo.grid import Grid
 from landslip.geo.parallel import default_memory_bytes, default_threads
 from landslip.geo.raster import Raster
-from landslip.learn import batches
 from landslip.learn.batches import Draw, ScoringGround, TrainingGround
 from landslip.learn.recipes import recipe_named
 from landslip.prepare.scaling import FILLER, Scaling
 from landslip.prepare.tile_set import Tile, TileSet
 
-PLAIN = {"crop": 0, "balance": 0, "zoom": 1, "jitter": 0, "positive_weight": 1, "batch": 3}
+PLAIN = {"crop": 0, "balance": 0, "jitter": 0, "positive_weight": 1, "batch": 3}
 
 
 @dataclass(frozen=True)
@@ -185,36 +184,6 @@ def test_small_tiles_are_padded_with_unlabelled_ground() -> None:
     assert not image[0][labels == 255].any()
 
 
-def test_zoom_changes_size_and_keeps_labels_in_place() -> None:
-    labels = with_slide(64, at=20, px=16)
-    made = ground(labels, crop=32, settings={"zoom": 2, "balance": 1})
-    areas = []
-    for position in range(40):
-        image, shown, _ = made.sample(0, Draw(position, 0, True))
-        assert image.shape == (1, 32, 32)
-        assert shown.shape == (32, 32)
-        assert set(np.unique(shown)) <= {0, 1}
-        areas.append((shown == 1).sum())
-    assert max(areas) > 500  # cut by the sample's edge, and yet more than 256 px
-    # What is shown smaller shows a whole landslide in a quarter of its pixels.
-    assert min(area for area in areas if area) < 200
-
-
-@pytest.mark.parametrize("size", [16, 24, 45, 64, 100, 128])
-def test_zoomed_image_and_labels_agree(size: int) -> None:
-    columns = np.tile(np.arange(64, dtype=np.float32), (64, 1))
-    labels = (columns >= 32).astype(np.uint8)
-    image, valid, shown, bodies = batches._resized(
-        columns[None], columns >= 8, labels, labels.astype(np.int32), size
-    )
-    assert image.shape == (1, size, size)
-    a_pixel = 64 / size
-    clear = np.abs(image[0] - 31.5) > a_pixel
-    assert np.array_equal((image[0] > 31.5)[clear], (shown == 1)[clear])
-    assert np.array_equal(shown, bodies)
-    assert np.abs(valid.mean() - 56 / 64) <= 1 / size
-
-
 def test_light_changes_bands_but_not_terrain_and_nothing_invalid() -> None:
     labels = nothing()
     labels[:4] = 255
@@ -280,7 +249,7 @@ def test_processes_share_every_batch() -> None:
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_batches_are_the_same_whatever_the_workers_and_the_start(workers: int) -> None:
-    made = ground(*[with_slide(48)] * 6, settings={"balance": 0.5, "zoom": 1.3, "jitter": 0.1})
+    made = ground(*[with_slide(48)] * 6, settings={"balance": 0.5, "jitter": 0.1})
     first = list(made.batches(2))
     again = list(made.batches(2, first=3, workers=workers))
     for one, other in zip(first[3:], again, strict=True):

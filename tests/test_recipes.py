@@ -15,7 +15,7 @@ def test_paper_recipe_is_the_papers() -> None:
     assert paper.loss == "bce"
     assert paper.quantised
     # Nothing that the paper does not tell of.
-    assert (paper.ema, paper.balance, paper.zoom, paper.jitter, paper.crop) == (0, 0, 1, 0, 0)
+    assert (paper.ema, paper.balance, paper.jitter, paper.crop) == (0, 0, 0, 0)
     assert not paper.quarter_turns
 
 
@@ -76,7 +76,7 @@ def test_settings_are_converted_as_they_are_typed() -> None:
         ({"epochs": 0}, "all must be positive"),
         ({"learning_rate": "nan"}, "all must be positive"),
         ({"ema": 1.0}, "Cannot train with ema 1: expected 0 to 0.99999"),
-        ({"zoom": "nan"}, "Cannot train with zoom nan: expected 1 to 4"),
+        ({"jitter": "nan"}, "Cannot train with jitter nan: expected 0 to 1"),
         ({"optimizer": "adam"}, "Cannot train with optimizer 'adam': expected sgd or adamw"),
         ({"schedule": "cosine"}, "Cannot train with schedule 'cosine': expected step or one-cycle"),
         ({"schedule": "step"}, "'step' needs at least 1"),

@@ -1,4 +1,4 @@
-"""What a network is shown: crops of tiles, scaled, turned, zoomed and jittered; and whole tiles.
+"""What a network is shown: crops of tiles, scaled, turned and jittered; and whole tiles.
 
 All that it learns from is a function of (seed, epoch, index), so an interrupted training sees what
 an uninterrupted one sees, whatever the number of workers and processes.
@@ -14,7 +14,6 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from landslip.assess.objects import bodies_of
@@ -202,14 +201,8 @@ class TrainingGround:
         random = np.random.default_rng([self.seed, epoch, draw.position])
         ground = self._cache.get(draw.tile, self._read)
         weight = self.tiles[draw.tile][1].weight
-        zoom = self.recipe.zoom ** random.uniform(-1, 1) if self.recipe.zoom > 1 else 1.0
-        side = round(self.crop / zoom)
-        # Beyond the tile there is nothing to see.
-        side = min(side, max(self.crop, *ground.labels.shape))
-        window = _place(ground, side, draw.on_landslide, weight, random)
+        window = _place(ground, self.crop, draw.on_landslide, weight, random)
         image, valid, labels, bodies = self._cut(ground, window)
-        if side != self.crop:
-            image, valid, labels, bodies = _resized(image, valid, labels, bodies, self.crop)
         if self.recipe.jitter:
             self._jitter(image, valid, random)
         for number, band in enumerate(self.scaling.bands):
@@ -414,22 +407,6 @@ def _one_of(pixels: NDArray[np.bool_], random: np.random.Generator) -> tuple[int
     found = np.flatnonzero(pixels)
     row, col = np.unravel_index(found[random.integers(len(found))], pixels.shape)
     return int(row), int(col)
-
-
-def _resized(
-    image: NDArray[np.float32],
-    valid: NDArray[np.bool_],
-    labels: NDArray[np.uint8],
-    bodies: NDArray[np.int32],
-    size: int,
-) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.uint8], NDArray[np.int32]]:
-    """All in `size` x `size` px; the image smoothly, the rest by the nearest pixel."""
-    shown = F.interpolate(
-        torch.from_numpy(image)[None], size=(size, size), mode="bilinear", antialias=True
-    )[0].numpy()
-    nearest = ((np.arange(size) + 0.5) * len(labels) / size).astype(int)
-    rows, cols = nearest[:, None], nearest[None]
-    return shown, valid[rows, cols], labels[rows, cols], bodies[rows, cols]
 
 
 def _turned(values: NDArray[Any], flips: NDArray[np.int64], turns: int) -> NDArray[Any]:

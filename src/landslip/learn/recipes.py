@@ -68,8 +68,6 @@ class Recipe:
     """Share of the samples that are drawn around a landslide; 0: as the ground is."""
     quarter_turns: bool = False
     """True: turned by 0, 90, 180 or 270 degrees beside being flipped."""
-    zoom: float = 1.0
-    """Samples are shown up to this many times larger or smaller; 1: as they are."""
     jitter: float = 0.0
     """Standard deviation of the change in gain (relative) and offset of scaled bands; a third of
     its variance is each band's own."""
@@ -136,7 +134,6 @@ _LIMITS = (
     ("small_weight", 1, 100),
     ("crop", 0, 8192),
     ("balance", 0, 1),
-    ("zoom", 1, 4),
     ("jitter", 0, 1),
     ("band_dropout", 0, 1),
 )
@@ -157,7 +154,6 @@ RECIPES: dict[str, Recipe] = {
         crop=256,
         balance=0.5,
         quarter_turns=True,
-        zoom=1.4,
         jitter=0.1,
         band_dropout=0.3,
         source="AdamW (Loshchilov and Hutter 2019), one cycle (Smith 2018), BCE and Dice, averaged "
