@@ -72,6 +72,8 @@ class Ensemble:
     """Windows begin, and have sides, at multiples of this, in pixels of the scene."""
     halo_px: int
     """Pixels of the scene that a window needs around its core: a multiple of `stride_px`."""
+    device: torch.device
+    """Where the networks are."""
 
     def __init__(
         self,
@@ -84,6 +86,7 @@ class Ensemble:
         if not members:
             raise UsageError("Cannot predict with no model. Name at least one.")
         self.members = tuple(members)
+        self.device = compute.device
         self._compute = compute
         self._turns = TURNS if tta else TURNS[:1]
         self._scales = exact_scales(scales)
@@ -148,16 +151,18 @@ class Ensemble:
             The mean over the models (B, H, W), 0 to 1; with several of them also the standard
             deviation of their probabilities (B, H, W), 0 to 0.5, by their number, not one less.
         """
-        found = [
+        return mean_and_spread(self.launch(images))
+
+    def launch(self, images: Sequence[NDArray[np.float32] | Tensor]) -> list[Tensor]:
+        """Probabilities (B, H, W) of every model, as `predict` takes and averages them.
+
+        They are on the device, and a GPU may still compute them.
+        """
+        return [
             self._scores(member, image) for member, image in zip(self.members, images, strict=True)
         ]
-        if len(found) == 1:
-            return found[0], None
-        # In float32, three equal probabilities can have another mean, and so a spread.
-        exact = np.stack(found).astype(np.float64)
-        return exact.mean(axis=0).astype(np.float32), exact.std(axis=0).astype(np.float32)
 
-    def _scores(self, member: Member, images: NDArray[np.float32] | Tensor) -> NDArray[np.float32]:
+    def _scores(self, member: Member, images: NDArray[np.float32] | Tensor) -> Tensor:
         """Probabilities (B, H, W) of one model, the mean over the scales."""
         with torch.inference_mode():
             if not isinstance(images, Tensor):
@@ -166,8 +171,7 @@ class Ensemble:
             total = sent.new_zeros((len(sent), *sent.shape[-2:]))
             for scale in self._scales:
                 total += self._at_scale(member, sent, scale)
-            scores: NDArray[np.float32] = (total / len(self._scales)).cpu().numpy()
-        return scores
+            return total / len(self._scales)
 
     def _at_scale(self, member: Member, images: Tensor, scale: Fraction) -> Tensor:
         """Probabilities (B, H, W) at one scale, the mean over the turns."""
@@ -181,6 +185,21 @@ class Ensemble:
             total += _turned_back(scores, turn)
         # Weights of an interpolation may add up to a hair more than one.
         return _resized((total / len(self._turns))[:, None], (height, width))[:, 0].clamp(0, 1)
+
+
+def mean_and_spread(
+    scores: Sequence[Tensor],
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Mean of the probabilities of some models and, of several, their standard deviation.
+
+    Waits for a GPU that still computes them.
+    """
+    found = [plane.cpu().numpy() for plane in scores]
+    if len(found) == 1:
+        return found[0], None
+    # In float32, three equal probabilities can have another mean, and so a spread.
+    exact = np.stack(found).astype(np.float64)
+    return exact.mean(axis=0).astype(np.float32), exact.std(axis=0).astype(np.float32)
 
 
 def exact_scales(scales: Sequence[float]) -> tuple[Fraction, ...]:

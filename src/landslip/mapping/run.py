@@ -50,12 +50,12 @@ from landslip.mapping.options import MapEstimate, MapOptions
 from landslip.mapping.outlines import require_outline, strip_windows
 from landslip.mapping.unfinished import Plane, UnfinishedMap, read_journal, remove_unfinished
 from landslip.mapping.work import (
-    READERS,
     Job,
     RemoteMapper,
     WindowMapper,
     cluster_executor,
     map_ahead,
+    readers_of,
     score_planes,
 )
 from landslip.prepare.scaling import bands_at_hand
@@ -191,7 +191,7 @@ class MapRun:
         )
         bands = sum(len(card.bands) for card in self.cards)
         # One is computed, and every reader has two that are or will be taken.
-        shown = (1 + 2 * READERS) * 4 * bands
+        shown = (1 + 2 * readers_of(self.compute_with.device)) * 4 * bands
         return LIBRARY_SHARE * forward / 256**2 * largest + shown
 
     @freed_memory_kept()

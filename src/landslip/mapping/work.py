@@ -18,22 +18,24 @@ from numpy.typing import NDArray
 from landslip.geo.errors import MissingExtraError, UsageError
 from landslip.geo.grid import Window
 from landslip.geo.inventory import Area
-from landslip.geo.parallel import in_order
+from landslip.geo.parallel import default_threads, in_order
 from landslip.geo.probability import encode
 from landslip.geo.raster import Scene
 from landslip.geo.scene import COVERED, NODATA, OBSERVED, StackedScene
 from landslip.geo.writing import CACHE_BYTES
 from landslip.learn.card import load_model
 from landslip.learn.device import Compute
-from landslip.learn.ensemble import Ensemble, Member
+from landslip.learn.ensemble import Ensemble, Member, mean_and_spread
 from landslip.mapping.layout import Layout
 from landslip.prepare.scaling import Scaling
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, device
 
 READERS = 2
-"""Threads that read ahead."""
+"""Threads that read ahead of a processor; a GPU is faster than they are."""
+GPU_READERS = 8
+"""Most threads that read ahead of a GPU."""
 WAIT_S = 60.0
 """Time that a cluster has to show a worker (s)."""
 
@@ -84,8 +86,9 @@ class ScoredWindow:
     core: Window
     codes: NDArray[np.uint8]
     """Of the ground (H, W)."""
-    scores: list[NDArray[np.float32]] | None
-    """One (H, W) for each of `score_planes`; None where no pixel is usable."""
+    scores: list[Tensor] | None
+    """One (H, W) a model, on the device, which may still compute it; None where no pixel is
+    usable."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +112,7 @@ class WindowMapper:
         self._job = job
         self._ensemble = ensemble or job.ensemble()
         self._turn = threading.Lock()
+        self.readers = readers_of(self._ensemble.device)
         scene = job.scene
         # What lies beyond the area of interest is not mapped, but seen.
         self._seen = scene.whole() if isinstance(scene, StackedScene) else scene
@@ -137,17 +141,17 @@ class WindowMapper:
             return ScoredWindow(seen.core, seen.codes, None)
         inside = seen.core.relative_to(self._job.layout.around(seen.core)).slices
         with self._turn:
-            mean, spread = self._ensemble.predict(seen.images)
-        scores = [plane[0][inside] for plane in (mean, spread) if plane is not None]
-        return ScoredWindow(seen.core, seen.codes, scores)
+            scores = self._ensemble.launch(seen.images)
+        return ScoredWindow(seen.core, seen.codes, [plane[0][inside] for plane in scores])
 
     def encode(self, scored: ScoredWindow) -> MappedWindow:
         """The third step: the rasters as they are written."""
-        codes, scores = scored.codes, scored.scores
+        codes = scored.codes
+        scores = (None, None) if scored.scores is None else mean_and_spread(scored.scores)
         planes: dict[str, NDArray[Any]] = {"ground": codes}
-        for number, name in enumerate(score_planes(len(self._job.models))):
-            found = np.zeros(codes.shape, np.float32) if scores is None else scores[number]
-            masked = np.where(codes == OBSERVED, found, np.nan).astype(np.float32)
+        for name, found in zip(score_planes(len(self._job.models)), scores, strict=False):
+            known = np.zeros(codes.shape, np.float32) if found is None else found
+            masked = np.where(codes == OBSERVED, known, np.nan).astype(np.float32)
             planes[name] = masked if self._job.as_float else encode(masked)
         return MappedWindow(scored.core, planes)
 
@@ -167,13 +171,21 @@ class WindowMapper:
 def map_ahead(mapper: WindowMapper, cores: Iterable[Window]) -> Generator[MappedWindow, None, None]:
     """Cores as they are mapped, in their order.
 
-    The caller's thread computes, while others read what comes next and encode what came before.
+    The caller's thread computes, while others read what comes next and encode what came before. A
+    GPU is given the next window before it has finished one.
     """
     with (
-        closing(in_order(mapper.read, cores, READERS)) as read,
+        closing(in_order(mapper.read, cores, mapper.readers)) as read,
         closing(in_order(mapper.encode, map(mapper.compute, read), 1)) as mapped,
     ):
         yield from mapped
+
+
+def readers_of(where: device) -> int:
+    """Threads that read ahead of a device."""
+    return (
+        READERS if where.type == "cpu" else min(max(default_threads() // 2, READERS), GPU_READERS)
+    )
 
 
 def score_planes(models: int) -> tuple[str, ...]:
