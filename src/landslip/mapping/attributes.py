@@ -10,11 +10,12 @@ import shapely
 from numpy.typing import NDArray
 from rasterio.features import rasterize
 
-from landslip.geo.grid import Grid
+from landslip.geo.grid import Grid, Window
 from landslip.geo.inventory import areas_m2
 from landslip.geo.probability import TOP_CODE, UNKNOWN_CODE
+from landslip.geo.quiet import without_position
 from landslip.geo.raster import FileScene
-from landslip.mapping.outlines import Polygons, probability_codes, strip_windows
+from landslip.mapping.outlines import Polygons, in_strips, probability_codes, strip_windows
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -49,24 +50,29 @@ def probability_of(
     grid, number = scene.grid, len(polygons)
     counts, sums, largest = np.zeros((3, number))
     tree = shapely.STRtree(polygons)
-    for window in strip_windows(grid, strip_rows):
+
+    def in_strip(window: Window) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.uint8]]:
+        """Polygons here; for all pixels inside one, which of those it is, and the code."""
         own = grid.crop(window)
         here = tree.query(own.footprint(), predicate="intersects")
         if not here.size:
-            continue
+            return here, np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.uint8)
         codes = probability_codes(scene, window)
         # Polygons never overlap, so one plane of numbers holds them all.
-        numbers = rasterize(
-            zip(polygons[here], here + 1, strict=True),
-            out_shape=codes.shape,
-            transform=own.transform,
-            dtype="int32",
-        )
+        with without_position():
+            numbers = rasterize(
+                zip(polygons[here], range(1, len(here) + 1), strict=True),
+                out_shape=codes.shape,
+                transform=own.transform,
+                dtype="int32",
+            )
         inside = (numbers > 0) & (codes != UNKNOWN_CODE)
-        found = numbers[inside] - 1
-        counts += np.bincount(found, minlength=number)
-        sums += np.bincount(found, weights=codes[inside], minlength=number)
-        np.maximum.at(largest, found, codes[inside])
+        return here, numbers[inside] - 1, codes[inside]
+
+    for here, found, codes in in_strips(in_strip, strip_windows(grid, strip_rows)):
+        counts[here] += np.bincount(found, minlength=len(here))
+        sums[here] += np.bincount(found, weights=codes, minlength=len(here))
+        np.maximum.at(largest, here[found], codes)
     for missed in np.flatnonzero(counts == 0):
         codes = _codes_touched(polygons[missed], scene)
         counts[missed], sums[missed] = codes.size, codes.sum()
@@ -81,9 +87,10 @@ def _codes_touched(polygon: shapely.Polygon, scene: FileScene) -> NDArray[np.uin
         return np.zeros(0, dtype=np.uint8)
     codes = probability_codes(scene, window)
     transform = scene.grid.crop(window).transform
-    touched = rasterize(
-        [polygon], out_shape=codes.shape, transform=transform, dtype="uint8", all_touched=True
-    )
+    with without_position():
+        touched = rasterize(
+            [polygon], out_shape=codes.shape, transform=transform, dtype="uint8", all_touched=True
+        )
     inside: NDArray[np.uint8] = codes[(touched == 1) & (codes != UNKNOWN_CODE)]
     return inside
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -64,28 +66,40 @@ def _finish_scene(
 ) -> tuple[gpd.GeoDataFrame, dict[str, gpd.GeoDataFrame]]:
     """Rasters and picture of one scene; its landslides and what was seen of it."""
     from landslip.mapping.pictures import write_quicklook
+    from landslip.prepare.pictures import reduced
 
     own = folder if len(run.grounds) == 1 else folder / ground.name
     own.mkdir(exist_ok=True)
-    for name in run.planes:
-        if name != "ground":
-            _write_cog(run, partial / f"{name}.tif", own / f"{name}.tif")
-    result = FileScene(str(own / "probability.tif"), {"probability": 1})
-    polygons = landslide_polygons(result, run.threshold, outline=run.options.outline)
-    frame = with_attributes(polygons, result)
-    frame = frame[frame["area_m2"] >= run.options.min_area_m2].reset_index(drop=True)
-    frame.insert(1, "scene", ground.name)
-    result.close()
-    title = f"{len(frame)} landslides by {run.model_names} at {run.threshold:.2f}"
     bands = run.cards[0].required_bands
-    write_quicklook(own / "quicklook.png", ground.scene, bands, frame.geometry, title)
-    layers = ground_layers(partial / "ground.tif")
+    rasters = [name for name in run.planes if name != "ground"]
+    for name in rasters:
+        _describe(run, partial / f"{name}.tif")
+    with ThreadPoolExecutor(thread_name_prefix="landslip") as pool:
+        cogs = [
+            pool.submit(_write_cog, partial / f"{name}.tif", own / f"{name}.tif")
+            for name in rasters
+        ]
+        picture = pool.submit(reduced, ground.scene, bands=bands)
+        seen = pool.submit(ground_layers, partial / "ground.tif")
+        with closing(FileScene(str(partial / "probability.tif"), {"probability": 1})) as result:
+            polygons = landslide_polygons(result, run.threshold, outline=run.options.outline)
+            frame = with_attributes(polygons, result)
+        frame = frame[frame["area_m2"] >= run.options.min_area_m2].reset_index(drop=True)
+        frame.insert(1, "scene", ground.name)
+        title = f"{len(frame)} landslides by {run.model_names} at {run.threshold:.2f}"
+        write_quicklook(
+            own / "quicklook.png", ground.scene, picture.result(), frame.geometry, title
+        )
+        layers = seen.result()
+        for cog in cogs:
+            cog.result()
     for layer in layers.values():
         layer.insert(0, "scene", ground.name)
     return frame, layers
 
 
-def _write_cog(run: MapRun, plain: Path, out: Path) -> None:
+def _describe(run: MapRun, plain: Path) -> None:
+    """Say in a raster what its numbers are."""
     tags = {
         "LANDSLIP_THRESHOLD": repr(run.threshold),
         "LANDSLIP_MODEL": run.model_names,
@@ -95,8 +109,10 @@ def _write_cog(run: MapRun, plain: Path, out: Path) -> None:
         if not run.options.as_float:
             file.scales = (1 / TOP_CODE,)
         file.update_tags(**tags)
-    # Opening the COG driver for writing would hold the whole raster in memory; copying does
-    # not.
+
+
+def _write_cog(plain: Path, out: Path) -> None:
+    # Opening the COG driver for writing would hold the whole raster in memory; copying does not.
     rasterio.shutil.copy(
         plain, out, driver="COG", compress="deflate", overview_resampling="average",
         bigtiff="if_safer", num_threads=default_threads(),

@@ -15,7 +15,14 @@ from landslip.geo.inventory import areas_m2
 from landslip.geo.raster import FileScene
 from landslip.geo.scene import OBSERVED, REASONS
 from landslip.mapping.attributes import frame_crs
-from landslip.mapping.outlines import Strip, join_strips, pixel_strip, strip_windows, to_crs
+from landslip.mapping.outlines import (
+    Strip,
+    in_strips,
+    join_strips,
+    pixel_strip,
+    strip_windows,
+    to_crs,
+)
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -28,17 +35,21 @@ def ground_layers(path: Path) -> dict[str, gpd.GeoDataFrame]:
     scene = FileScene(str(path), {"ground": 1})
     grid = scene.grid
 
-    def planes() -> Iterator[tuple[Window, NDArray[np.uint8]]]:
-        for window in strip_windows(grid):
-            yield window, scene.read(window, ["ground"]).values[0]
+    def codes(window: Window) -> NDArray[np.uint8]:
+        read: NDArray[np.uint8] = scene.read(window, ["ground"]).values[0]
+        return read
+
+    def known(window: Window) -> NDArray[np.bool_]:
+        found = np.zeros(256, dtype=bool)
+        found[codes(window)] = True
+        return found
 
     def strips(code: int) -> Iterator[Strip]:
-        for window, codes in planes():
-            yield pixel_strip(codes == code, window, grid)
+        return in_strips(
+            lambda window: pixel_strip(codes(window) == code, window, grid), strip_windows(grid)
+        )
 
-    there = np.zeros(256, dtype=bool)
-    for _, codes in planes():
-        there[codes] = True
+    there = np.logical_or.reduce(list(in_strips(known, strip_windows(grid))))
     rows_of: dict[str, list[dict[str, Any]]] = {"observed": [], "not_observed": []}
     for code in (OBSERVED, *REASONS):
         if not there[code]:

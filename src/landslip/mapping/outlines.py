@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import contourpy
 import numpy as np
@@ -16,14 +16,19 @@ from rasterio.features import shapes
 
 from landslip.geo.errors import UsageError
 from landslip.geo.grid import Grid, Window
+from landslip.geo.parallel import default_threads, in_order
 from landslip.geo.probability import UNKNOWN_CODE, encode, threshold_code
+from landslip.geo.quiet import without_position
 from landslip.geo.raster import FileScene
 
-STRIP_PIXELS = 16_000_000
-"""Pixels held at once."""
+STRIP_PIXELS = 4_000_000
+"""Pixels of a strip."""
+MOST_THREADS = 4
+"""Strips that are worked on at once: contours are traced one at a time, all else beside them."""
 ROUNDING = 2.0**20
 """Vertices are rounded to 1/ROUNDING px, so that both sides of a seam give the same ones."""
 OUTLINES = ("contour", "pixels")
+Found = TypeVar("Found")
 
 Polygons = NDArray[np.object_]
 """Shapely polygons, shape (N,), in pixels: x = column, y = row."""
@@ -63,7 +68,7 @@ def landslide_polygons(
         threshold: 0 to 1.
         outline: `contour`: between pixel centres, by linear interpolation; `pixels`: along pixel
             edges.
-        strip_rows: Rows handled at once; None: as many as 16 million pixels.
+        strip_rows: Rows of a strip; None: as many as 4 million pixels.
 
     Returns:
         Polygons in CRS coordinates, sorted from the top left, valid, clipped to observed ground.
@@ -73,33 +78,36 @@ def landslide_polygons(
     require_outline(outline)
     grid = scene.grid
     cut = threshold_code(threshold)
-    strips = _contour_strips if outline == "contour" else _pixel_strips
-    joined = np.array(list(join_strips(strips(scene, cut, strip_rows))), dtype=object)
+    strip_of = _contour_strip if outline == "contour" else _landslide_strip
+    windows = list(strip_windows(grid, strip_rows))
+    strips = in_strips(lambda window: strip_of(scene, cut, window), windows)
+    joined = np.array(list(join_strips(strips)), dtype=object)
     clipped = joined if outline == "pixels" else _clipped(scene, joined, strip_rows)
     return to_crs(sorted_from_top_left(clipped), grid)
 
 
-def _contour_strips(scene: FileScene, cut: int, strip_rows: int | None) -> Iterator[Strip]:
+def _contour_strip(scene: FileScene, cut: int, strip: Window) -> Strip:
     """Filled contours between pixel centres; strips meet on the centre line of a pixel row."""
     height, width = scene.grid.shape
-    for strip in strip_windows(scene.grid, strip_rows):
-        top, stop = strip.row, strip.row_stop
-        last = stop == height
-        # Centre rows top - 1 .. stop - 1; the outermost are the edge, repeated. One row more on
-        # both sides, so that ground beside nodata is filled alike on both sides of a seam.
-        wanted = np.arange(top - 2, stop + (2 if last else 1))
-        first, final = max(top - 2, 0), min(stop + 1, height)
-        codes = probability_codes(scene, Window(first, 0, final - first, width))
-        codes = codes[np.clip(wanted, 0, height - 1) - first]
-        codes = np.pad(codes, ((0, 0), (1, 1)), mode="edge")
-        z = _filled_beside_unknown(codes)[1:-1]
-        y = wanted[1:-1] + 0.5
-        # On a whole number of codes + .5, a contour never runs along a stored level.
-        generator = contourpy.contour_generator(
-            np.arange(-1, width + 1) + 0.5, y, z, fill_type=contourpy.FillType.OuterOffset
-        )
-        found = _from_offsets(*generator.filled(cut - 0.5, 1e6))
-        yield Strip(found, None if last else float(stop - 0.5))
+    top, stop = strip.row, strip.row_stop
+    last = stop == height
+    bottom = None if last else float(stop - 0.5)
+    # Centre rows top - 1 .. stop - 1; the outermost are the edge, repeated. One row more on
+    # both sides, so that ground beside nodata is filled alike on both sides of a seam.
+    wanted = np.arange(top - 2, stop + (2 if last else 1))
+    first, final = max(top - 2, 0), min(stop + 1, height)
+    codes = probability_codes(scene, Window(first, 0, final - first, width))
+    if not ((codes >= cut) & (codes != UNKNOWN_CODE)).any():
+        return Strip(np.array([], dtype=object), bottom)
+    codes = codes[np.clip(wanted, 0, height - 1) - first]
+    codes = np.pad(codes, ((0, 0), (1, 1)), mode="edge")
+    z = _filled_beside_unknown(codes)[1:-1]
+    y = wanted[1:-1] + 0.5
+    # On a whole number of codes + .5, a contour never runs along a stored level.
+    generator = contourpy.contour_generator(
+        np.arange(-1, width + 1) + 0.5, y, z, fill_type=contourpy.FillType.OuterOffset
+    )
+    return Strip(_from_offsets(*generator.filled(cut - 0.5, 1e6)), bottom)
 
 
 def _filled_beside_unknown(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -128,14 +136,21 @@ def _from_offsets(points: list[Any], offsets: list[Any]) -> Polygons:
     return _valid_parts(np.array(polygons, dtype=object))
 
 
-def _pixel_strips(scene: FileScene, cut: int, strip_rows: int | None) -> Iterator[Strip]:
-    for window in strip_windows(scene.grid, strip_rows):
-        codes = probability_codes(scene, window)
-        yield pixel_strip((codes >= cut) & (codes != UNKNOWN_CODE), window, scene.grid)
+def _landslide_strip(scene: FileScene, cut: int, window: Window) -> Strip:
+    """Outlines along pixel edges."""
+    codes = probability_codes(scene, window)
+    return pixel_strip((codes >= cut) & (codes != UNKNOWN_CODE), window, scene.grid)
+
+
+def in_strips(
+    function: Callable[[Window], Found], windows: Iterable[Window]
+) -> Generator[Found, None, None]:
+    """What a function finds in every strip, in their order; several are worked on at once."""
+    return in_order(function, windows, min(default_threads(), MOST_THREADS))
 
 
 def strip_windows(grid: Grid, rows: int | None = None) -> Iterator[Window]:
-    """Cut a grid into strips of `rows`; None: as many as 16 million pixels."""
+    """Cut a grid into strips of `rows`; None: as many as 4 million pixels."""
     rows = rows or max(STRIP_PIXELS // grid.width, 64)
     for top in range(0, grid.height, rows):
         yield Window(top, 0, min(rows, grid.height - top), grid.width)
@@ -161,7 +176,9 @@ def pixel_polygons(classes: NDArray[np.uint8], row: int, col: int) -> dict[int, 
     """
     found: dict[int, list[Any]] = {}
     shift = Affine.translation(col, row)
-    for geometry, value in shapes(classes, mask=classes != 0, connectivity=4, transform=shift):
+    with without_position():
+        traced = list(shapes(classes, mask=classes != 0, connectivity=4, transform=shift))
+    for geometry, value in traced:
         found.setdefault(int(value), []).append(shapely.geometry.shape(geometry))
     return {value: np.array(polygons, dtype=object) for value, polygons in found.items()}
 
@@ -198,11 +215,13 @@ def _clipped(scene: FileScene, polygons: Polygons, strip_rows: int | None) -> Po
     out = (west < 0) | (north < 0) | (east > width) | (south > height)
     cut = polygons.copy()
     cut[out] = shapely.intersection(polygons[out], shapely.box(0, 0, width, height))
-    pieces: list[Any] = []
-    for window in strip_windows(scene.grid, strip_rows):
-        unknown = probability_codes(scene, window) == UNKNOWN_CODE
-        pieces += list(pixel_strip(unknown, window, scene.grid).polygons)
-    tree = shapely.STRtree(pieces)
+
+    def unknown(window: Window) -> Polygons:
+        codes = probability_codes(scene, window)
+        return pixel_strip(codes == UNKNOWN_CODE, window, scene.grid).polygons
+
+    pieces = in_strips(unknown, strip_windows(scene.grid, strip_rows))
+    tree = shapely.STRtree([piece for strip in pieces for piece in strip])
     which, hidden = tree.query(cut, predicate="intersects")
     if not which.size:
         return _valid_parts(cut)

@@ -12,9 +12,10 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from landslip.geo.grid import Grid
+from landslip.geo.grid import Grid, Window
 from landslip.geo.inventory import Polygons
 from landslip.geo.labels import LANDSLIDE, Labels
+from landslip.geo.parallel import default_threads, in_order
 from landslip.geo.raster import Scene
 from landslip.geo.scene import OBSERVED, StackedScene
 from landslip.geo.terrain import middle_steps_m
@@ -30,6 +31,8 @@ PICTURE_PX = 1600
 """Longest side of the picture (px)."""
 READ_PX = 1024
 """Side of the windows that are read (px)."""
+MOST_THREADS = 4
+"""Windows that are read at once."""
 Floats = NDArray[np.float64]
 
 SPLIT_COLOURS = {"train": "#2166ac", "validation": "#f4a582", "test": "#b2182b"}
@@ -103,7 +106,7 @@ class View:
 def reduced(
     scene: Scene, *, bands: Sequence[str] | None = None, labels: Labels | None = None
 ) -> View:
-    """Read the scene window by window into means of square blocks."""
+    """Read the scene window by window, in several threads, into means of square blocks."""
     grid = scene.grid
     chosen = tuple(bands or scene.bands)
     chosen = chosen[: 3 if len(chosen) >= 3 else 1]
@@ -111,7 +114,9 @@ def reduced(
     height, width = math.ceil(grid.height / factor), math.ceil(grid.width / factor)
     colours = np.full((height, width, len(chosen)), np.nan, dtype=np.float32)
     excluded, landslide = np.zeros((2, height, width), dtype=bool)
-    for window in cover(grid, factor * max(READ_PX // factor, 1)):
+
+    def show(window: Window) -> None:
+        """Fill in the part of a window, which no other window shares."""
         raster = scene.read(window, chosen)
         rows, cols = (-(-side // factor) for side in raster.grid.shape)
         row, col = window.row // factor, window.col // factor
@@ -124,6 +129,10 @@ def reduced(
             excluded[part] = _block_sums(scene.excluded(window) != OBSERVED, factor) > counts
         if labels is not None:
             landslide[part] = _block_sums(labels.read(window) == LANDSLIDE, factor) > 0
+
+    windows = cover(grid, factor * max(READ_PX // factor, 1))
+    for _ in in_order(show, windows, min(default_threads(), MOST_THREADS)):
+        pass
     return View(colours, excluded, landslide, factor)
 
 
