@@ -63,6 +63,7 @@ class Checkpoint:
         """Use `Checkpoint.open`."""
         self.folder = folder
         self._is_new = is_new
+        self._unwritten: tuple[int, dict[str, torch.Tensor]] | None = None
 
     @classmethod
     def open(cls, folder: Path, fingerprint: dict[str, Any]) -> Self:
@@ -117,7 +118,14 @@ class Checkpoint:
         averaged: AveragedWeights | None,
         state: TrainState,
     ) -> None:
-        """Write weights, optimizer and state into one file, so that they always fit together."""
+        """Write the best weights, then weights, optimizer and state into one file.
+
+        So they always fit together.
+        """
+        if self._unwritten is not None:
+            epoch, best = self._unwritten
+            _write(best, self._best(epoch), {})
+            self._unwritten = None
         tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
         if averaged is not None:
             tensors |= {f"averaged.{key}": value for key, value in averaged.values.items()}
@@ -171,9 +179,9 @@ class Checkpoint:
         read["history"] = tuple(EpochRow(**row) for row in read["history"])
         return TrainState(**read)
 
-    def save_best(self, weights: dict[str, torch.Tensor], epoch: int) -> None:
-        """Keep these weights as the best so far; the last ones give way when the state is saved."""
-        _write(weights, self._best(epoch), {})
+    def keep_best(self, weights: dict[str, torch.Tensor], epoch: int) -> None:
+        """Keep a copy of the best weights so far; it replaces the last ones in the next save."""
+        self._unwritten = epoch, {key: value.detach().clone() for key, value in weights.items()}
 
     def load_best(self, network: nn.Module, epoch: int) -> None:
         """Put the best weights into the network.
@@ -181,7 +189,10 @@ class Checkpoint:
         Raises:
             OutputError: They are damaged.
         """
-        network.load_state_dict(_read(self._best(epoch)))
+        if self._unwritten is not None and self._unwritten[0] == epoch:
+            network.load_state_dict(self._unwritten[1])
+        else:
+            network.load_state_dict(_read(self._best(epoch)))
 
     def _best(self, epoch: int) -> Path:
         return self.folder / f"best-{epoch}.safetensors"

@@ -65,8 +65,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SAVE_INTERVAL_S = 300.0
-"""Seconds between two saves inside an epoch."""
+SAVE_INTERVAL_S = 60.0
+"""Seconds between two saves; the first and the last epoch are saved in any case."""
 ASK_EVERY = 16
 """Steps between two questions among processes whether one was asked to stop."""
 Shown = TypeVar("Shown")
@@ -235,7 +235,7 @@ class _Training:
             f1 = self._judge(plain, judge, also, known=plan.start.threshold).counts.f1
             log.info("before training: validation F1 %.3f", f1)
             if self.is_first:
-                checkpoint.save_best(plain.state_dict(), 0)
+                checkpoint.keep_best(plain.state_dict(), 0)
             state = replace(state, best_f1=_worst_if_undefined(f1))
 
         with Interruption() as interruption, self.curves as curves:
@@ -290,7 +290,7 @@ class _Training:
                     f1 = _worst_if_undefined(counts.f1)
                     if not plan.validation_tiles or f1 > state.best_f1:
                         if self.is_first:
-                            checkpoint.save_best(plain.state_dict(), state.epoch + 1)
+                            checkpoint.keep_best(plain.state_dict(), state.epoch + 1)
                         state = replace(state, best_f1=f1, best_epoch=state.epoch + 1)
                 row = EpochRow(
                     state.epoch + 1, self._mean(state.loss_sum / steps),
@@ -303,13 +303,16 @@ class _Training:
                     epoch=state.epoch + 1, best_f1=state.best_f1, best_epoch=state.best_epoch,
                     history=(*state.history, row),
                 )  # fmt: skip
-                save()
-                saved_at = time.monotonic()
+                is_last = state.epoch >= epochs or _is_exhausted(state, recipe)
+                asked = not is_last and self._anyone(interruption.asked, 0)
+                is_due = state.epoch == 1 or time.monotonic() - saved_at > SAVE_INTERVAL_S
+                if is_last or asked or is_due:
+                    save()
+                    saved_at = time.monotonic()
                 curves.add(row)
                 left = row.seconds * (epochs - state.epoch)
                 log.info("%s, %s left", row.text(epochs), duration(left))
-                if state.epoch < epochs:
-                    _stop_if_asked(self._anyone(interruption.asked, 0), state)
+                _stop_if_asked(asked, state)
 
         # Describe the best weights, and write them under their final name.
         fabric.barrier()
