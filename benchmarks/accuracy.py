@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import landslip
+from landslip.learn.device import Compute
 from landslip.learn.predict import score_model
 from landslip.prepare.tile_set import TileSet
 from runs import add_training, keep, name_of, parse, read_results, settings_of
@@ -71,7 +72,9 @@ def run(data: str, recipe: str, changed: dict[str, str], options: landslip.Train
     assert options.model is not None
     bands = {"use": options.bands, "optional": options.optional}
     shown = changed | {key: "+".join(value) for key, value in bands.items() if value}
-    key = f"{name_of(data, options.model, recipe, changed=shown)}_seed{options.seed}"
+    device = Compute.choose(options.device).device.type
+    where = "" if device == "cpu" else f"_{device}"
+    key = f"{name_of(data, options.model, recipe, changed=shown)}_seed{options.seed}{where}"
     if key in read_results(RESULTS):
         print(f"{key} is in {RESULTS}")
         return
@@ -136,12 +139,13 @@ def gain_of_last_fifth(scores: list[float]) -> float:
     return round(max(after - before, 0.0), 4)
 
 
-def grouped() -> dict[tuple[str, str, str, str], list[Record]]:
+def grouped() -> dict[tuple[str, str, str, str, str], list[Record]]:
     """Runs that differ in their seed alone."""
-    groups: dict[tuple[str, str, str, str], list[Record]] = defaultdict(list)
+    groups: dict[tuple[str, str, str, str, str], list[Record]] = defaultdict(list)
     for record in read_results(RESULTS).values():
         changed = ", ".join(f"{key} {value}" for key, value in sorted(record["changed"].items()))
-        groups[record["data"], record["model"], record["recipe"], changed].append(record)
+        device = "CPU" if record["compute"].startswith("cpu") else record["compute"]
+        groups[record["data"], record["model"], record["recipe"], changed, device].append(record)
     return groups
 
 
@@ -159,10 +163,11 @@ def spread_of_known(values: list[float | None]) -> str:
 
 def print_table(split: str, data: str | None) -> None:
     """A line a group: scores with mean and spread over seeds."""
-    print("| data | network | recipe | changed | seeds | time (s) | processor (s) | parameters "
-          f"| validation F1 | {split} precision | recall | F1 | IoU | still rising |")  # fmt: skip
-    print("|" + "---|" * 14)
-    for (name, model, recipe, changed), records in sorted(grouped().items()):
+    print("| data | network | recipe | changed | device | seeds | time (s) | processor (s) "
+          "| parameters | validation F1 "
+          f"| {split} precision | recall | F1 | IoU | still rising |")  # fmt: skip
+    print("|" + "---|" * 15)
+    for (name, model, recipe, changed, device), records in sorted(grouped().items()):
         if data not in (None, name):
             continue
         scores = [
@@ -171,7 +176,7 @@ def print_table(split: str, data: str | None) -> None:
             for key in SCORES
         ]  # fmt: skip
         cells = [
-            name, f"`{model}`", recipe, changed, str(len(records)),
+            name, f"`{model}`", recipe, changed, device, str(len(records)),
             f"{statistics.fmean([record['seconds'] for record in records]):.0f}",
             spread_of_known([record["processor_seconds"] for record in records]),
             f"{records[0]['parameters'] / 1e6:.1f} M",

@@ -12,6 +12,7 @@ Results are kept in `experiments/mapping.json`.
     python benchmarks/mapping.py halo --model M.safetensors --tiles DIR     as training measures it
     python benchmarks/mapping.py kills --model M.safetensors    killed and continued: same bytes
     python benchmarks/mapping.py cluster --model M.safetensors  one and two Dask workers
+    python benchmarks/mapping.py stages --model M.safetensors   the paper's scene, step by step
 """
 
 from __future__ import annotations
@@ -42,15 +43,17 @@ import rasterio
 import rasterio.shutil
 import torch
 from numpy.typing import NDArray
+from torch.utils.flop_counter import FlopCounterMode
 
 import landslip
 from landslip.geo.grid import Window
 from landslip.geo.output import whole_file
+from landslip.geo.parallel import in_order
 from landslip.geo.windows import spread
 from landslip.learn.allocation import freed_memory_kept
 from landslip.learn.batches import ScoringGround
 from landslip.learn.card import load_model, save_model
-from landslip.learn.device import Compute
+from landslip.learn.device import PRECISIONS, Compute
 from landslip.learn.halo import IMAGES, measured_halo
 from landslip.learn.memory import peak_bytes
 from landslip.learn.models import model_entry
@@ -125,14 +128,22 @@ def scene_file(height: int, width: int) -> Path:
 
 CHILD = """
 import json, sys, time
-import geopandas, landslip, landslip.mapping.pictures, landslip.mapping.scene_map
-import segmentation_models_pytorch
+import geopandas, landslip, landslip.mapping.pictures, landslip.mapping.scene_map as scene_map
+import segmentation_models_pytorch, torch
 from landslip.geo.parallel import peak_memory_bytes
 scene, model, out, options = json.loads(sys.argv[1])
+finish, marks = scene_map.finish, []
+def timed(*arguments):
+    marks.append(time.monotonic())
+    return finish(*arguments)
+scene_map.finish = timed
 begun = time.monotonic()
 landslip.map_scene(scene, model, out, options=landslip.MapOptions(**options))
-seconds = time.monotonic() - begun
-print(json.dumps({"seconds": seconds, "peak_mb": peak_memory_bytes() / 1e6}))
+ended = time.monotonic()
+print(json.dumps({
+    "seconds": ended - begun, "windows_s": marks[0] - begun, "files_s": ended - marks[0],
+    "peak_mb": peak_memory_bytes() / 1e6, "gpu_mb": torch.cuda.max_memory_reserved() / 1e6,
+}))
 """
 
 
@@ -188,10 +199,71 @@ def forward_seconds(
     with torch.inference_mode(), compute.autocast(), freed_memory_kept():
         sent = compute.send(image)
         network(sent)
+        wait_for(compute)
         begun = time.monotonic()
         for _ in range(number):
             network(sent)
+        wait_for(compute)
         return time.monotonic() - begun
+
+
+def wait_for(compute: Compute) -> None:
+    """Until a GPU has done what it was sent."""
+    if compute.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def stages(model: str, height: int, width: int, rounds: int) -> dict[str, Any]:
+    """Seconds of a large scene: windows read alone, forward passes alone, and all together."""
+    path = repeated_scene(height, width)
+    scene = landslip.open_scene(path)
+    run = MapRun([scene], model, landslip.MapOptions())
+    layout = run.layout(scene.grid)
+    cores, mapper = layout.cores(scene.grid), run._mapper(run.grounds[0], layout, None)
+    begun = time.monotonic()
+    for _ in in_order(mapper.read, cores, mapper.readers):
+        pass
+    reading = time.monotonic() - begun
+    card, network = load_model(model)
+    network = run.compute_with.place(network)
+    shape = 1, len(card.bands), *layout.shape
+    with torch.inference_mode(), run.compute_with.autocast(), freed_memory_kept():
+        sent = run.compute_with.send(torch.rand(shape))
+        with FlopCounterMode(display=False) as flops:
+            network(sent)
+        wait_for(run.compute_with)
+        begun = time.monotonic()
+        for _ in cores:
+            network(sent)
+        wait_for(run.compute_with)
+        forward = time.monotonic() - begun
+    del sent
+    scene.close()
+    found: dict[str, Any] = {
+        "megapixels": round(height * width / 1e6), "windows": len(cores),
+        "layout": asdict(layout), "readers": mapper.readers,
+        "reading_alone_s": round(reading, 1), "forward_alone_s": round(forward, 1),
+        "tflops_of_forward": round(flops.get_total_flops() * len(cores) / forward / 1e12, 1),
+        "tflops_of_a_matrix_product": round(matrix_tflops(run.compute_with), 1),
+    }  # fmt: skip
+    each = [mapped_apart(path, model, WORK / "stages") for _ in range(rounds)]
+    for what in ("seconds", "windows_s", "files_s", "peak_mb", "gpu_mb"):
+        found[what] = round(statistics.median(one[what] for one in each), 1)
+    return found | {"rounds": rounds}
+
+
+def matrix_tflops(compute: Compute) -> float:
+    """What the device reaches on large matrices in the precision that it maps in."""
+    side = 8192 if compute.device.type == "cuda" else 2048
+    dtype = PRECISIONS[compute.precision]
+    one, other = torch.randn(2, side, side, device=compute.device).to(dtype)
+    one @ other
+    wait_for(compute)
+    begun = time.monotonic()
+    for _ in range(10):
+        one @ other
+    wait_for(compute)
+    return 10 * 2 * side**3 / (time.monotonic() - begun) / 1e12
 
 
 def seams(model: str) -> dict[str, Any]:
@@ -428,6 +500,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "sizes": lambda asked: sizes(asked.model, asked.megapixels, asked.memory, asked.rounds),
     "kills": lambda asked: kills(asked.model, asked.times, asked.side),
     "cluster": lambda asked: cluster(asked.model, asked.side, asked.rounds),
+    "stages": lambda asked: stages(asked.model, asked.height, asked.width, asked.rounds),
 }
 
 
@@ -441,6 +514,8 @@ def main() -> None:
     parser.add_argument("--tiles", help="tile set that a model learnt from")
     parser.add_argument("--out", help="halo: the model again, with the halo that was measured")
     parser.add_argument("--side", type=int, default=2048, help="rows and columns of the scene")
+    parser.add_argument("--height", type=int, default=33_368, help="stages: rows (the paper's)")
+    parser.add_argument("--width", type=int, default=22_900, help="stages: columns")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cores", type=int, nargs="+", default=[256, 384, 512, 768, 1024, 1536])
     parser.add_argument("--times", type=int, default=50, help="kills")
