@@ -16,6 +16,8 @@ import torch
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
+from rasterio.features import rasterize
+from shapely.affinity import affine_transform
 from torch import nn
 
 import tiny
@@ -28,7 +30,7 @@ from landslip.learn.device import Compute
 from landslip.learn.ensemble import Ensemble, Member
 from landslip.learn.models import build_model
 from landslip.learn.predict import probabilities
-from landslip.mapping.attributes import probability_of
+from landslip.mapping.attributes import numbered, probability_of
 from landslip.mapping.layout import even_layout
 from landslip.mapping.options import MapOptions
 from landslip.mapping.outlines import landslide_polygons
@@ -417,3 +419,23 @@ def test_bands_that_a_model_needs_are_asked_for_alone(
     before = tiny.write_scene(tmp_path / "before.tif", bands=["red", "nir"], seed=1)
     map_scene(open_scene(scene, pre=before), model, tmp_path / "again", options=AS_LEARNT)
     assert missing_bands(tmp_path / "again") == ["slope"]
+
+
+def test_numbers_of_polygons_are_those_that_gdal_burns() -> None:
+    random = np.random.default_rng(0)
+    grid = Grid(UTM, tiny.transform_of() * Affine.rotation(20), 70, 90)
+    discs = shapely.buffer(shapely.points(random.uniform(-10, 100, (60, 2))), 9)
+    with_holes = shapely.difference(discs, shapely.buffer(shapely.centroid(discs), 4))
+    apart: list[Any] = []
+    for disc in with_holes:
+        apart.append(shapely.difference(disc, shapely.union_all(apart)))
+    to_crs = grid.transform.to_shapely()
+    polygons = np.array(
+        [affine_transform(each, to_crs) for each in apart if not each.is_empty], dtype=object
+    )
+    burnt = rasterize(
+        zip(polygons, range(1, len(polygons) + 1), strict=True),
+        out_shape=grid.shape, transform=grid.transform, dtype="int32",
+    )  # fmt: skip
+    assert len(np.unique(burnt)) > 40
+    assert np.array_equal(numbered(polygons, grid), burnt)

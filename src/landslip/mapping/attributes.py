@@ -58,14 +58,7 @@ def probability_of(
         if not here.size:
             return here, np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.uint8)
         codes = probability_codes(scene, window)
-        # Polygons never overlap, so one plane of numbers holds them all.
-        with without_position():
-            numbers = rasterize(
-                zip(polygons[here], range(1, len(here) + 1), strict=True),
-                out_shape=codes.shape,
-                transform=own.transform,
-                dtype="int32",
-            )
+        numbers = numbered(polygons[here], own)
         inside = (numbers > 0) & (codes != UNKNOWN_CODE)
         return here, numbers[inside] - 1, codes[inside]
 
@@ -79,6 +72,43 @@ def probability_of(
         largest[missed] = codes.max(initial=0)
     known = np.maximum(counts, 1) * TOP_CODE
     return np.where(counts, sums / known, np.nan), np.where(counts, largest / TOP_CODE, np.nan)
+
+
+def numbered(polygons: Polygons, grid: Grid) -> NDArray[np.int32]:
+    """Which polygon the middle of every pixel lies in: 1, 2, ... in their order; 0 for none.
+
+    A row is crossed by the edges of polygons from the left to the right: each crossing takes the
+    number of its polygon into what holds from there on, or out of it. GDAL gives the same, but is
+    handed every vertex as a Python object, and takes ten times as long on a large scene.
+
+    Args:
+        polygons: Shape (N,), in the CRS of `grid`; they do not overlap.
+        grid: The pixels.
+
+    Returns:
+        Shape (H, W).
+
+    Source: the even-odd rule (Foley et al. 1990, Computer Graphics, section 3.6).
+    """
+    height, width = grid.shape
+    parts, owner = shapely.get_parts(polygons, return_index=True)
+    rings, part = shapely.get_rings(parts, return_index=True)
+    xy, ring = shapely.get_coordinates(rings, return_index=True)
+    to_pixels = ~grid.transform
+    x = to_pixels.a * xy[:, 0] + to_pixels.b * xy[:, 1] + to_pixels.c
+    # In rows from middle to middle: an edge crosses the whole numbers from one end to the other.
+    y = to_pixels.d * xy[:, 0] + to_pixels.e * xy[:, 1] + to_pixels.f - 0.5
+    edges = np.flatnonzero(ring[1:] == ring[:-1])
+    low = np.ceil(np.minimum(y[edges], y[edges + 1])).clip(0, height).astype(np.int64)
+    high = np.ceil(np.maximum(y[edges], y[edges + 1])).clip(0, height).astype(np.int64)
+    crossed = np.repeat(edges, high - low)
+    row = np.arange(len(crossed)) - np.repeat(np.cumsum(high - low) - high, high - low)
+    share = (row - y[crossed]) / (y[crossed + 1] - y[crossed])
+    middle = x[crossed] + share * (x[crossed + 1] - x[crossed]) - 0.5
+    col = np.ceil(middle).clip(0, width).astype(np.int64)
+    numbers = np.zeros((height, width + 1), dtype=np.int32)
+    np.bitwise_xor.at(numbers, (row, col), (owner[part[ring[crossed]]] + 1).astype(np.int32))
+    return np.bitwise_xor.accumulate(numbers, axis=1)[:, :width]
 
 
 def _codes_touched(polygon: shapely.Polygon, scene: FileScene) -> NDArray[np.uint8]:

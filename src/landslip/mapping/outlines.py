@@ -194,8 +194,7 @@ def join_strips(strips: Iterable[Strip]) -> Iterator[Any]:
             touches = shapely.bounds(polygons)[:, 1] <= seam if polygons.size else []
             touching = polygons[touches] if polygons.size else polygons
             rest = polygons[~np.asarray(touches, dtype=bool)] if polygons.size else polygons
-            united = shapely.union_all(np.concatenate([waiting, touching]))
-            polygons = np.concatenate([_valid_parts(np.array([united], dtype=object)), rest])
+            polygons = np.concatenate([_united(waiting, touching), rest])
         if strip.bottom is None or not polygons.size:
             yield from polygons
             waiting = np.array([], dtype=object)
@@ -204,6 +203,27 @@ def join_strips(strips: Iterable[Strip]) -> Iterator[Any]:
         yield from polygons[~grows]
         waiting = polygons[grows]
     yield from waiting
+
+
+def _united(above: Polygons, below: Polygons) -> Polygons:
+    """Polygons on both sides of a seam; those that touch across it become one.
+
+    Group by group: to unite all at once would compare every edge along the seam with all others.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    one, other = shapely.STRtree(below).query(above, predicate="intersects")
+    number = len(above) + len(below)
+    pairs = coo_array((np.ones(len(one)), (one, len(above) + other)), shape=(number, number))
+    groups = connected_components(pairs, directed=False)[1]
+    order = np.argsort(groups, kind="stable")
+    members = np.split(np.concatenate([above, below])[order], np.cumsum(np.bincount(groups))[:-1])
+    alone = [group[0] for group in members if len(group) == 1]
+    united = [shapely.union_all(group) for group in members if len(group) > 1]
+    return np.concatenate(
+        [np.array(alone, dtype=object), _valid_parts(np.array(united, dtype=object))]
+    )
 
 
 def _clipped(scene: FileScene, polygons: Polygons, strip_rows: int | None) -> Polygons:
@@ -223,13 +243,13 @@ def _clipped(scene: FileScene, polygons: Polygons, strip_rows: int | None) -> Po
     pieces = in_strips(unknown, strip_windows(scene.grid, strip_rows))
     tree = shapely.STRtree([piece for strip in pieces for piece in strip])
     which, hidden = tree.query(cut, predicate="intersects")
-    if not which.size:
-        return _valid_parts(cut)
     numbers, starts = np.unique(which, return_index=True)
-    for number, pieces_of in zip(numbers, np.split(hidden, starts[1:]), strict=True):
+    for number, pieces_of in zip(numbers, np.split(hidden, starts)[1:], strict=True):
         near = shapely.union_all(tree.geometries[pieces_of])
         cut[number] = cut[number].difference(near)
-    return _valid_parts(cut)
+    is_whole = ~out
+    is_whole[numbers] = False
+    return np.concatenate([cut[is_whole], _valid_parts(cut[~is_whole])])
 
 
 def _valid_parts(shapes_: Polygons) -> Polygons:
