@@ -103,11 +103,6 @@ class View:
         return shown
 
 
-def picture_factor(grid: Grid) -> int:
-    """Pixels of a scene along one pixel of its picture."""
-    return math.ceil(max(grid.shape) / PICTURE_PX)
-
-
 def reduced(
     scene: Scene, *, bands: Sequence[str] | None = None, labels: Labels | None = None
 ) -> View:
@@ -115,7 +110,7 @@ def reduced(
     grid = scene.grid
     chosen = tuple(bands or scene.bands)
     chosen = chosen[: 3 if len(chosen) >= 3 else 1]
-    factor = picture_factor(grid)
+    factor = math.ceil(max(grid.shape) / PICTURE_PX)
     height, width = math.ceil(grid.height / factor), math.ceil(grid.width / factor)
     colours = np.full((height, width, len(chosen)), np.nan, dtype=np.float32)
     excluded, landslide = np.zeros((2, height, width), dtype=bool)
@@ -166,10 +161,6 @@ def outlined(
     from matplotlib.lines import Line2D
 
     rings = shapely.get_rings(shapely.get_parts(geometries))
-    factor = picture_factor(grid)
-    if factor > 1:
-        # A quarter of a pixel of the picture shows nothing, and takes long in large scenes.
-        rings = shapely.simplify(rings, factor / 4 * abs(grid.transform.a), preserve_topology=True)
     points, ring = shapely.get_coordinates(rings, return_index=True)
     points = np.column_stack(~grid.transform * tuple(points.T))
     lines = np.split(points, np.flatnonzero(np.diff(ring)) + 1) if len(points) else []
