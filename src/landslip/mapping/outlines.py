@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -105,9 +104,16 @@ def _contour_strip(scene: FileScene, cut: int, strip: Window) -> Strip:
     y = wanted[1:-1] + 0.5
     # On a whole number of codes + .5, a contour never runs along a stored level.
     generator = contourpy.contour_generator(
-        np.arange(-1, width + 1) + 0.5, y, z, fill_type=contourpy.FillType.OuterOffset
-    )
-    return Strip(_from_offsets(*generator.filled(cut - 0.5, 1e6)), bottom)
+        np.arange(-1, width + 1) + 0.5, y, z,
+        fill_type=contourpy.FillType.ChunkCombinedOffsetOffset,
+    )  # fmt: skip
+    filled: Any = generator.filled(cut - 0.5, 1e6)
+    (points,), (rings,), (polygons,) = filled
+    if points is None:
+        return Strip(np.array([], dtype=object), bottom)
+    points = np.round(points * ROUNDING) / ROUNDING
+    found = shapely.from_ragged_array(shapely.GeometryType.POLYGON, points, (rings, polygons))
+    return Strip(_valid_parts(found), bottom)
 
 
 def _filled_beside_unknown(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -125,15 +131,6 @@ def _filled_beside_unknown(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
             total += padded_z[part]
             count += padded_known[part]
     return np.where(known, z, total / np.maximum(count, 1)).astype(np.float32)
-
-
-def _from_offsets(points: list[Any], offsets: list[Any]) -> Polygons:
-    polygons: list[Any] = []
-    for vertices, ends in zip(points, offsets, strict=True):
-        rounded = np.round(vertices * ROUNDING) / ROUNDING
-        rings = [rounded[a:b] for a, b in itertools.pairwise(ends) if b - a >= 4]
-        polygons.append(shapely.Polygon(rings[0], rings[1:]))
-    return _valid_parts(np.array(polygons, dtype=object))
 
 
 def _landslide_strip(scene: FileScene, cut: int, window: Window) -> Strip:
