@@ -81,6 +81,32 @@ def test_interrupted_training_gives_the_same_weights(
     assert not (tmp_path / "parts.safetensors.partial").exists()
 
 
+@pytest.mark.parametrize(("interval_s", "saves"), [(60.0, 2), (0.0, 4)])
+def test_short_epochs_are_not_all_saved(
+    tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interval_s: float, saves: int
+) -> None:
+    saved: list[int] = []
+    save = checkpoint.Checkpoint.save
+
+    def counted(self: checkpoint.Checkpoint, *values: Any) -> None:
+        state = values[-1]
+        if state.step == 0:
+            saved.append(state.epoch)
+        save(self, *values)
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "save", counted)
+    monkeypatch.setattr(train, "SAVE_INTERVAL_S", interval_s)
+    card = train_model([tiles], tmp_path / "m.safetensors", options=quick(4))
+    assert (saved[0], saved[-1], len(saved)) == (1, 4, saves)
+    # The best weights are there though they may never have been on the disk.
+    counts = score_model(
+        tmp_path / "m.safetensors", tiles, split="validation", device="cpu", precision="float32"
+    )
+    with (tmp_path / "m.history.csv").open() as file:
+        best = max(float(row["f1"]) for row in csv.DictReader(file))
+    assert counts.counts(card.threshold).f1 == pytest.approx(best, abs=1e-4)
+
+
 def test_card_and_history_tell_what_happened(tiles: TileSet, tmp_path: Path) -> None:
     out = tmp_path / "model.safetensors"
     card = train_model([tiles], out, options=quick(2, seed=3, licence="CC0-1.0"))

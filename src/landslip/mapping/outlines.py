@@ -26,6 +26,8 @@ MOST_THREADS = 4
 """Strips that are worked on at once: contours are traced one at a time, all else beside them."""
 ROUNDING = 2.0**20
 """Vertices are rounded to 1/ROUNDING px, so that both sides of a seam give the same ones."""
+MOVED_AT_ONCE = 10_000
+"""Polygons that are moved to a CRS at once."""
 OUTLINES = ("contour", "pixels")
 Found = TypeVar("Found")
 
@@ -80,9 +82,11 @@ def landslide_polygons(
     strip_of = _contour_strip if outline == "contour" else _landslide_strip
     windows = list(strip_windows(grid, strip_rows))
     strips = in_strips(lambda window: strip_of(scene, cut, window), windows)
-    joined = np.array(list(join_strips(strips)), dtype=object)
-    clipped = joined if outline == "pixels" else _clipped(scene, joined, strip_rows)
-    return to_crs(sorted_from_top_left(clipped), grid)
+    found = np.array(list(join_strips(strips)), dtype=object)
+    if outline != "pixels":
+        found = _clipped(scene, found, strip_rows)
+    found = sorted_from_top_left(found)
+    return to_crs(found, grid)
 
 
 def _contour_strip(scene: FileScene, cut: int, strip: Window) -> Strip:
@@ -266,11 +270,16 @@ def sorted_from_top_left(polygons: Polygons) -> Polygons:
 
 
 def to_crs(polygons: Polygons, grid: Grid) -> Polygons:
-    """From pixel coordinates to those of the grid's CRS."""
+    """From pixel coordinates to those of the grid's CRS.
+
+    In place, some at a time: so that those of a large scene do not lie in memory three times.
+    """
     transform = grid.transform
     coefficients = np.array([[transform.a, transform.d], [transform.b, transform.e]])
     shift = np.array([transform.c, transform.f])
-    moved = shapely.transform(polygons, lambda xy: xy @ coefficients + shift)
-    return np.asarray(
-        shapely.orient_polygons(moved) if hasattr(shapely, "orient_polygons") else moved
-    )
+    for begin in range(0, len(polygons), MOVED_AT_ONCE):
+        some = slice(begin, begin + MOVED_AT_ONCE)
+        moved = shapely.transform(polygons[some], lambda xy: xy @ coefficients + shift)
+        is_new = hasattr(shapely, "orient_polygons")
+        polygons[some] = shapely.orient_polygons(moved) if is_new else moved
+    return polygons
