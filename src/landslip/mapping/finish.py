@@ -82,7 +82,10 @@ def _finish_scene(
         picture = pool.submit(reduced, ground.scene, bands=bands)
         seen = pool.submit(ground_layers, partial / "ground.tif")
         with closing(FileScene(str(partial / "probability.tif"), {"probability": 1})) as result:
-            polygons = landslide_polygons(result, run.threshold, outline=run.options.outline)
+            polygons = landslide_polygons(
+                result, run.threshold, outline=run.options.outline,
+                min_area_m2=run.options.min_area_m2,
+            )  # fmt: skip
             frame = with_attributes(polygons, result)
         frame = frame[frame["area_m2"] >= run.options.min_area_m2].reset_index(drop=True)
         frame.insert(1, "scene", ground.name)

@@ -60,7 +60,12 @@ def require_outline(outline: str) -> None:
 
 
 def landslide_polygons(
-    scene: FileScene, threshold: float, *, outline: str = "contour", strip_rows: int | None = None
+    scene: FileScene,
+    threshold: float,
+    *,
+    outline: str = "contour",
+    min_area_m2: float = 0.0,
+    strip_rows: int | None = None,
 ) -> Polygons:
     """Outlines of the ground at or above a threshold.
 
@@ -69,6 +74,8 @@ def landslide_polygons(
         threshold: 0 to 1.
         outline: `contour`: between pixel centres, by linear interpolation; `pixels`: along pixel
             edges.
+        min_area_m2: Of polygons that are wanted. Smaller ones are left out where that is cheap, so
+            that a noisy map does not fill the memory; others are still among those returned.
         strip_rows: Rows of a strip; None: as many as 4 million pixels.
 
     Returns:
@@ -82,7 +89,10 @@ def landslide_polygons(
     strip_of = _contour_strip if outline == "contour" else _landslide_strip
     windows = list(strip_windows(grid, strip_rows))
     strips = in_strips(lambda window: strip_of(scene, cut, window), windows)
-    found = np.array(list(join_strips(strips)), dtype=object)
+    # Pixels of a grid in degrees are not all alike, and what is clipped only becomes smaller.
+    least_px = 0.5 * min_area_m2 / grid.pixel_size_m**2
+    joined = (polygon for polygon in join_strips(strips) if polygon.area >= least_px)
+    found = np.array(list(joined), dtype=object)
     if outline != "pixels":
         found = _clipped(scene, found, strip_rows)
     found = sorted_from_top_left(found)

@@ -31,6 +31,8 @@ PICTURE_PX = 1600
 """Longest side of the picture (px)."""
 READ_PX = 1024
 """Side of the windows that are read (px)."""
+DRAWN_AT_ONCE = 10_000
+"""Polygons whose outlines are thinned at once."""
 MOST_THREADS = 4
 """Windows that are read at once."""
 Floats = NDArray[np.float64]
@@ -160,11 +162,21 @@ def outlined(
     from matplotlib.collections import LineCollection
     from matplotlib.lines import Line2D
 
-    rings = shapely.get_rings(shapely.get_parts(geometries))
-    points, ring = shapely.get_coordinates(rings, return_index=True)
-    points = np.column_stack(~grid.transform * tuple(points.T))
-    lines = np.split(points, np.flatnonzero(np.diff(ring)) + 1) if len(points) else []
-    axes.add_collection(LineCollection(lines, colors=colour, linewidths=0.8), autolim=False)
+    # A quarter of a pixel of the picture shows nothing, and what is smaller becomes a dot.
+    finest = max(grid.shape) / PICTURE_PX / 4
+    lines: list[Floats] = []
+    for begin in range(0, len(geometries), DRAWN_AT_ONCE):
+        rings = shapely.get_rings(shapely.get_parts(geometries[begin : begin + DRAWN_AT_ONCE]))
+        points, ring = shapely.get_coordinates(rings, return_index=True)
+        points = np.column_stack(~grid.transform * tuple(points.T))
+        thin = shapely.simplify(
+            shapely.linestrings(points, indices=ring), finest, preserve_topology=False
+        )
+        points, line = shapely.get_coordinates(thin, return_index=True)
+        lines += np.split(points, np.flatnonzero(np.diff(line)) + 1)
+    axes.add_collection(
+        LineCollection(lines, colors=colour, linewidths=0.8, capstyle="round"), autolim=False
+    )
     return Line2D([], [], color=colour, label=text)
 
 
