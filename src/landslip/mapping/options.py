@@ -82,6 +82,7 @@ class MapEstimate:
         """For people."""
         return (
             f"{self.pixels / 1e6:,.1f} million pixels, {self.km2:,.1f} km2 in {self.windows} "
-            f"windows: about {duration(self.seconds)}, {self.disk_bytes / 1e9:.1f} GB of disk, "
+            f"windows: about {duration(self.seconds)}, then outlines and files; "
+            f"{self.disk_bytes / 1e9:.1f} GB of disk, "
             f"{self.memory_bytes / 1e9:.1f} GB of memory"
         )
