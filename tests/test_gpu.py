@@ -22,10 +22,7 @@ from landslip.learn.recipes import recipe_named
 from landslip.learn.train import train_model
 from landslip.mapping.options import MapOptions
 from landslip.mapping.scene_map import estimate_map, map_scene
-from landslip.prepare.split import TileOptions
 from landslip.prepare.tile_set import TileSet
-from landslip.prepare.tiles import make_tiles
-from landslip.samples.synthetic import make_valley, write_valley
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
@@ -35,10 +32,7 @@ GIB = 2**30
 @pytest.fixture(scope="module")
 def tiles(tmp_path_factory: pytest.TempPathFactory) -> TileSet:
     """Nine or so tiles of 64 px from a small valley."""
-    folder = tmp_path_factory.mktemp("valley")
-    files = write_valley(make_valley((256, 384), seed=1), folder / "input")
-    options = TileOptions(size=64, stride=64, gap=0)
-    return make_tiles(files.scene, files.landslides, folder / "tiles", options=options)
+    return tiny.valley_tiles(tmp_path_factory.mktemp("valley"))
 
 
 @pytest.fixture(scope="module")

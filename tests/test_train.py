@@ -46,10 +46,7 @@ from landslip.samples.synthetic import make_valley, write_valley
 @pytest.fixture(scope="module")
 def tiles(tmp_path_factory: pytest.TempPathFactory) -> TileSet:
     """Nine or so tiles of 64 px from a small valley, UTM, 16 bit."""
-    folder = tmp_path_factory.mktemp("valley")
-    files = write_valley(make_valley((256, 384), seed=1), folder / "input")
-    options = TileOptions(size=64, stride=64, gap=0)
-    return make_tiles(files.scene, files.landslides, folder / "tiles", options=options)
+    return tiny.valley_tiles(tmp_path_factory.mktemp("valley"))
 
 
 def short(epochs: int, **settings: object) -> Recipe:

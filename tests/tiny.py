@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import geopandas as gpd
@@ -27,6 +27,9 @@ import shapely
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
+
+if TYPE_CHECKING:
+    from landslip.prepare.tile_set import TileSet
 
 UTM = "EPSG:32654"
 WEST, NORTH = 400_000.0, 4_700_000.0
@@ -159,6 +162,17 @@ def tiny_tiles(folder: Path, *, bands: Sequence[str] = RGN, size_m: float = SIZE
     inventory = write_inventory(folder.with_name(f"{folder.name}.gpkg"), transform=transform)
     make_tiles(scene, inventory, folder, options=TileOptions(size=16, split="columns:48,80"))
     return folder
+
+
+def valley_tiles(folder: Path) -> TileSet:
+    """Nine or so tiles of 64 px from a small valley, whose scene is `folder`/input/scene.tif."""
+    from landslip.prepare.split import TileOptions
+    from landslip.prepare.tiles import make_tiles
+    from landslip.samples.synthetic import make_valley, write_valley
+
+    files = write_valley(make_valley((256, 384), seed=1), folder / "input")
+    options = TileOptions(size=64, stride=64, gap=0)
+    return make_tiles(files.scene, files.landslides, folder / "tiles", options=options)
 
 
 def tiny_model(path: Path, bands: Sequence[str] = RGN, seed: int = 0, **changes: Any) -> Path:

@@ -79,7 +79,7 @@ def numbered(polygons: Polygons, grid: Grid) -> NDArray[np.int32]:
 
     A row is crossed by the edges of polygons from the left to the right: each crossing takes the
     number of its polygon into what holds from there on, or out of it. GDAL gives the same, but is
-    handed every vertex as a Python object, and takes ten times as long on a large scene.
+    handed every vertex as a Python object, and takes several times as long.
 
     Args:
         polygons: Shape (N,), in the CRS of `grid`; they do not overlap.
