@@ -29,8 +29,13 @@ DATA = os.environ.get("LANDSLIP_DATA", "")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let one warning pass: affine 3 prefers `@` to `*`, affine 2 knows only `*`."""
+    """Let two warnings pass.
+
+    Affine 3 prefers `@` to `*`, affine 2 knows only `*`; rasterio 1.4 sets shapes, which NumPy 2.5
+    no longer likes.
+    """
     config.addinivalue_line("filterwarnings", "ignore:Use `@` matmul:PendingDeprecationWarning")
+    config.addinivalue_line("filterwarnings", "ignore:Setting the shape:DeprecationWarning")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
