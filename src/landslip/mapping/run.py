@@ -274,12 +274,23 @@ class MapRun:
         return partial if len(self.grounds) == 1 else partial / ground.name
 
     def _compute(self, number: int, partial: Path, workers: tuple[Executor, int] | None) -> None:
+        # From before there is a journal: a wish to stop must not be lost in a library.
+        with Interruption() as interruption:
+            self._compute_until(interruption, number, partial, workers)
+
+    def _compute_until(
+        self,
+        interruption: Interruption,
+        number: int,
+        partial: Path,
+        workers: tuple[Executor, int] | None,
+    ) -> None:
         ground = self.grounds[number]
         covered = self._covered(number, partial)
         while True:
             unfinished, layout = self._open(ground, partial)
             try:
-                self._fill(unfinished, ground, layout, covered, workers)
+                self._fill(unfinished, ground, layout, covered, workers, interruption)
             except Exception as error:
                 is_begun = bool(unfinished.done.any())
                 if not is_out_of_memory(error):
@@ -351,6 +362,7 @@ class MapRun:
         layout: Layout,
         covered: Area | None,
         workers: tuple[Executor, int] | None,
+        interruption: Interruption,
     ) -> None:
         """Map the windows that are not done, those of `first` before the others."""
         cores = layout.cores(ground.scene.grid)
@@ -367,7 +379,7 @@ class MapRun:
             ahead = in_order(remote, asked, threads, executor)
         km2 = ground.scene.grid.pixel_size_m**2 / 1e6
         # Closed before the scene is: a reader in another thread must not outlive its file.
-        with closing(unfinished), Interruption() as interruption, closing(ahead) as mapped:
+        with closing(unfinished), closing(ahead) as mapped:
             shown = track(
                 mapped, total=len(left), what=f"Mapping {ground.name}",
                 rate=Rate(lambda window: window.core.height * window.core.width * km2, "km2"),
