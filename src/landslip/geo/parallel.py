@@ -32,6 +32,11 @@ def default_threads() -> int:
     return max(count // processes_here(), 1)
 
 
+def few_threads() -> int:
+    """Threads for work of which Python's lock lets only a part run at once."""
+    return min(default_threads(), 4)
+
+
 def default_memory_bytes() -> int:
     """Memory for this process (bytes): the machine's or container's, shared as the processors are.
 

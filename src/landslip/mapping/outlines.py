@@ -15,15 +15,13 @@ from rasterio.features import shapes
 
 from landslip.geo.errors import UsageError
 from landslip.geo.grid import Grid, Window
-from landslip.geo.parallel import default_threads, in_order
+from landslip.geo.parallel import few_threads, in_order
 from landslip.geo.probability import UNKNOWN_CODE, encode, threshold_code
 from landslip.geo.quiet import without_position
 from landslip.geo.raster import FileScene
 
 STRIP_PIXELS = 4_000_000
 """Pixels of a strip."""
-MOST_THREADS = 4
-"""Strips that are worked on at once: contours are traced one at a time, all else beside them."""
 ROUNDING = 2.0**20
 """Vertices are rounded to 1/ROUNDING px, so that both sides of a seam give the same ones."""
 MOVED_AT_ONCE = 10_000
@@ -87,7 +85,7 @@ def landslide_polygons(
     grid = scene.grid
     cut = threshold_code(threshold)
     strip_of = _contour_strip if outline == "contour" else _landslide_strip
-    windows = list(strip_windows(grid, strip_rows))
+    windows = strip_windows(grid, strip_rows)
     strips = in_strips(lambda window: strip_of(scene, cut, window), windows)
     # Pixels of a grid in degrees are not all alike, and what is clipped only becomes smaller.
     least_px = 0.5 * min_area_m2 / grid.pixel_size_m**2
@@ -156,8 +154,11 @@ def _landslide_strip(scene: FileScene, cut: int, window: Window) -> Strip:
 def in_strips(
     function: Callable[[Window], Found], windows: Iterable[Window]
 ) -> Generator[Found, None, None]:
-    """What a function finds in every strip, in their order; several are worked on at once."""
-    return in_order(function, windows, min(default_threads(), MOST_THREADS))
+    """What a function finds in every strip, in their order; several are worked on at once.
+
+    Contours are traced one at a time, all else beside them.
+    """
+    return in_order(function, windows, few_threads())
 
 
 def strip_windows(grid: Grid, rows: int | None = None) -> Iterator[Window]:
@@ -287,9 +288,9 @@ def to_crs(polygons: Polygons, grid: Grid) -> Polygons:
     transform = grid.transform
     coefficients = np.array([[transform.a, transform.d], [transform.b, transform.e]])
     shift = np.array([transform.c, transform.f])
+    can_orient = hasattr(shapely, "orient_polygons")
     for begin in range(0, len(polygons), MOVED_AT_ONCE):
         some = slice(begin, begin + MOVED_AT_ONCE)
         moved = shapely.transform(polygons[some], lambda xy: xy @ coefficients + shift)
-        is_new = hasattr(shapely, "orient_polygons")
-        polygons[some] = shapely.orient_polygons(moved) if is_new else moved
+        polygons[some] = shapely.orient_polygons(moved) if can_orient else moved
     return polygons

@@ -274,19 +274,20 @@ class MapRun:
         return partial if len(self.grounds) == 1 else partial / ground.name
 
     def _compute(self, number: int, partial: Path, workers: tuple[Executor, int] | None) -> None:
+        ground, covered = self.grounds[number], self._covered(number, partial)
         # From before there is a journal: a wish to stop must not be lost in a library.
         with Interruption() as interruption:
-            self._compute_until(interruption, number, partial, workers)
+            self._compute_until(interruption, ground, covered, partial, workers)
 
     def _compute_until(
         self,
         interruption: Interruption,
-        number: int,
+        ground: Ground,
+        covered: Area | None,
         partial: Path,
         workers: tuple[Executor, int] | None,
     ) -> None:
-        ground = self.grounds[number]
-        covered = self._covered(number, partial)
+        """Map a scene, in smaller windows where memory runs out, or stop when asked."""
         while True:
             unfinished, layout = self._open(ground, partial)
             try:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from landslip.geo.grid import Grid, Window
 from landslip.geo.inventory import Polygons
 from landslip.geo.labels import LANDSLIDE, Labels
-from landslip.geo.parallel import default_threads, in_order
+from landslip.geo.parallel import few_threads, in_order
 from landslip.geo.raster import Scene
 from landslip.geo.scene import OBSERVED, StackedScene
 from landslip.geo.terrain import middle_steps_m
@@ -33,8 +33,6 @@ READ_PX = 1024
 """Side of the windows that are read (px)."""
 DRAWN_AT_ONCE = 10_000
 """Polygons whose outlines are thinned at once."""
-MOST_THREADS = 4
-"""Windows that are read at once."""
 Floats = NDArray[np.float64]
 
 SPLIT_COLOURS = {"train": "#2166ac", "validation": "#f4a582", "test": "#b2182b"}
@@ -133,7 +131,7 @@ def reduced(
             landslide[part] = _block_sums(labels.read(window) == LANDSLIDE, factor) > 0
 
     windows = cover(grid, factor * max(READ_PX // factor, 1))
-    for _ in in_order(show, windows, min(default_threads(), MOST_THREADS)):
+    for _ in in_order(show, windows, few_threads()):
         pass
     return View(colours, excluded, landslide, factor)
 
