@@ -134,7 +134,7 @@ from landslip.geo.parallel import peak_memory_bytes
 scene, model, out, options = json.loads(sys.argv[1])
 finish, marks = scene_map.finish, []
 def timed(*arguments):
-    marks.append(time.monotonic())
+    marks[:] = time.monotonic(), peak_memory_bytes() / 1e6
     return finish(*arguments)
 scene_map.finish = timed
 begun = time.monotonic()
@@ -142,7 +142,8 @@ landslip.map_scene(scene, model, out, options=landslip.MapOptions(**options))
 ended = time.monotonic()
 print(json.dumps({
     "seconds": ended - begun, "windows_s": marks[0] - begun, "files_s": ended - marks[0],
-    "peak_mb": peak_memory_bytes() / 1e6, "gpu_mb": torch.cuda.max_memory_reserved() / 1e6,
+    "windows_peak_mb": marks[1], "peak_mb": peak_memory_bytes() / 1e6,
+    "gpu_mb": torch.cuda.max_memory_reserved() / 1e6,
 }))
 """
 
@@ -403,7 +404,8 @@ def sizes(
             mapped_apart(scene, model, WORK / "sizes", memory_gb=memory_gb) for _ in range(rounds)
         ]
         medians = {
-            what: statistics.median(one[what] for one in each) for what in ("seconds", "peak_mb")
+            what: statistics.median(one[what] for one in each)
+            for what in ("seconds", "files_s", "windows_peak_mb", "peak_mb")
         }
         found[key] = {**medians, "layout": each[0]["layout"], "rounds": rounds}
         print(key, found[key], flush=True)
