@@ -136,7 +136,7 @@ def test_other_options_do_not_continue_unfinished_work(
             train_model([tiles], out, options=quick(2))
     with pytest.raises(OutputError, match=r"begun with other options \(seed = 0, now 1\)"):
         train_model([tiles], out, options=quick(2, seed=1))
-    with pytest.raises(OutputError, match=r"\(balance = 0\.0, now 0\.2; jitter = 0\.1, now 0\.3\)"):
+    with pytest.raises(OutputError, match=r"\(balance = 0\.5, now 0\.2; jitter = 0\.1, now 0\.3\)"):
         train_model([tiles], out, options=quick(2, recipe=short(2, jitter=0.3, balance=0.2)))
     # What was refused has not touched it.
     partial = tmp_path / "model.safetensors.partial"
