@@ -220,7 +220,7 @@ def stages(model: str, height: int, width: int, rounds: int) -> dict[str, Any]:
     scene = landslip.open_scene(path)
     run = MapRun([scene], model, landslip.MapOptions())
     layout = run.layout(scene.grid)
-    cores, mapper = layout.cores(scene.grid), run._mapper(run.grounds[0], layout, None)
+    cores, mapper = layout.cores(scene.grid), run.mapper(run.grounds[0], layout, None)
     begun = time.monotonic()
     for _ in in_order(mapper.read, cores, mapper.readers):
         pass

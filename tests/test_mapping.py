@@ -383,6 +383,7 @@ def test_the_deadline_is_told_and_nothing_written(scene: Path, model: Path, tmp_
     assert found.km2 == pytest.approx(0.6144)
     assert found.overhead == pytest.approx((224 / 32) ** 2)
     assert found.seconds > 0
+    assert found.files_seconds > 0
     assert found.memory_bytes > 224 * 224 * 440
     aoi = tiny.write_inventory(tmp_path / "aoi.gpkg", [(0, 0, 10, 10)])
     assert estimate_map([open_scene(scene, aoi=aoi)], model, options=OPTIONS).windows == 1

@@ -4,11 +4,13 @@ import json
 import logging
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 import shapely
@@ -30,6 +32,7 @@ from landslip.learn.device import Compute
 from landslip.learn.ensemble import Ensemble, Member
 from landslip.learn.models import build_model
 from landslip.learn.predict import probabilities
+from landslip.mapping import finish
 from landslip.mapping.attributes import numbered, probability_of
 from landslip.mapping.layout import even_layout
 from landslip.mapping.options import MapOptions
@@ -250,6 +253,10 @@ def probability_file(path: Path, codes: NDArray[np.uint8]) -> FileScene:
     return FileScene(str(path), {"probability": 1})
 
 
+def all_polygons(scene: FileScene, threshold: float, **options: Any) -> NDArray[np.object_]:
+    return np.concatenate(list(landslide_polygons(scene, threshold, **options)))
+
+
 @pytest.mark.parametrize("outline", ["contour", "pixels"])
 def test_strips_leave_no_trace(tmp_path: Path, outline: str) -> None:
     random = np.random.default_rng(3)
@@ -260,8 +267,8 @@ def test_strips_leave_no_trace(tmp_path: Path, outline: str) -> None:
     codes = np.clip(127 + 40 * smooth, 0, 254).astype(np.uint8)
     codes[20:26, 30:50] = 255
     scene = probability_file(tmp_path / "p.tif", codes)
-    whole = landslide_polygons(scene, 0.5, outline=outline)
-    strips = landslide_polygons(scene, 0.5, outline=outline, strip_rows=16)
+    whole = all_polygons(scene, 0.5, outline=outline)
+    strips = all_polygons(scene, 0.5, outline=outline, strip_rows=16, group=3)
     assert len(whole) > 5
     assert len(strips) == len(whole)
     assert all(a.equals(b) for a, b in zip(whole, strips, strict=True))
@@ -272,7 +279,7 @@ def test_probabilities_of_polygons_are_those_of_their_pixels(tmp_path: Path) -> 
     codes = np.random.default_rng(5).integers(0, 255, (60, 50)).astype(np.uint8)
     codes[20:30, 10:40] = 255
     scene = probability_file(tmp_path / "p.tif", codes)
-    polygons = landslide_polygons(scene, 0.8, outline="pixels")
+    polygons = all_polygons(scene, 0.8, outline="pixels")
     means, maxima = probability_of(polygons, scene, strip_rows=7)
     for polygon, mean, largest in zip(polygons, means, maxima, strict=True):
         inside = [
@@ -291,11 +298,32 @@ def test_contours_at_borders_keep_their_area(tmp_path: Path) -> None:
     codes[10:30, 40:] = 255  # nodata
     codes[15:25, 30:40] = 254  # touches nodata
     scene = probability_file(tmp_path / "p.tif", codes)
-    found = landslide_polygons(scene, 0.5)
+    found = all_polygons(scene, 0.5)
     areas = sorted(polygon.area / 100 for polygon in found)
     assert areas == pytest.approx([100, 800], rel=0.02)
     hidden = shapely.box(400_400, 4_700_000 - 300, 400_500, 4_700_000 - 100)
     assert all(polygon.intersection(hidden).area < 1e-6 for polygon in found)
+
+
+def test_the_inventory_does_not_depend_on_how_many_are_written_at_once(
+    tmp_path: Path, bright_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.full((1, 90, 110), 10, dtype=np.uint8)
+    for number in range(7):
+        values[0, 10 * number : 10 * number + 3 + number, 5 : 15 + number] = 250
+    scene = write_scene(tmp_path / "scene.tif", grid_of(90, 110), values, ["nir"])
+    options = MapOptions(threshold=0.5, min_area_m2=4000, outline="pixels", device="cpu")
+    found = map_scene(scene, bright_model, tmp_path / "whole", options=options)
+    monkeypatch.setattr(finish, "landslide_polygons", partial(landslide_polygons, group=2))
+    map_scene(scene, bright_model, tmp_path / "parts", options=options)
+    whole, parts = (
+        gpd.read_file(tmp_path / name / "landslides.gpkg", layer="landslides")
+        for name in ("whole", "parts")
+    )
+    assert whole["id"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert whole["area_m2"].tolist() == [100 * (3 + n) * (10 + n) for n in range(1, 7)]
+    assert found.area_m2 == whole["area_m2"].sum()
+    pd.testing.assert_frame_equal(whole, parts)
 
 
 def test_holes_stay_holes(tmp_path: Path) -> None:
@@ -303,9 +331,9 @@ def test_holes_stay_holes(tmp_path: Path) -> None:
     codes[5:35, 5:35] = 254
     codes[15:25, 15:25] = 0
     scene = probability_file(tmp_path / "p.tif", codes)
-    (pixels,) = landslide_polygons(scene, 0.5, outline="pixels", strip_rows=8)
+    (pixels,) = all_polygons(scene, 0.5, outline="pixels", strip_rows=8)
     assert pixels.area == 800 * 100
-    (contour,) = landslide_polygons(scene, 0.5, strip_rows=8)
+    (contour,) = all_polygons(scene, 0.5, strip_rows=8)
     assert len(contour.interiors) == 1
     assert contour.area == pytest.approx(800 * 100, rel=0.01)
 

@@ -246,8 +246,8 @@ def write_layers(
     """Write layers into one GeoPackage, with a fixed date so that bytes depend on content only.
 
     Args:
-        path: GeoPackage to write.
-        layers: By name.
+        path: GeoPackage to write, or to write more layers into.
+        layers: By name; rows of a layer that is there already are added to it.
         date: Date to write into it (ISO 8601, milliseconds and Z); None: `FIXED_DATE`.
     """
     import pyogrio
@@ -255,13 +255,13 @@ def write_layers(
     with _fixed_date(date or FIXED_DATE), warnings.catch_warnings():
         # Pictures without a position have no CRS, and that is said elsewhere.
         warnings.filterwarnings("ignore", message="'crs' was not provided")
-        for number, (name, frame) in enumerate(layers.items()):
+        for name, frame in layers.items():
             pyogrio.write_dataframe(
                 frame,
                 path,
                 layer=name,
                 driver="GPKG",
-                append=number > 0,
+                append=path.exists(),
                 geometry_type="MultiPolygon",
                 promote_to_multi=True,
             )

@@ -15,14 +15,15 @@ from landslip.geo.inventory import areas_m2
 from landslip.geo.probability import TOP_CODE, UNKNOWN_CODE
 from landslip.geo.quiet import without_position
 from landslip.geo.raster import FileScene
-from landslip.mapping.outlines import Polygons, in_strips, probability_codes, strip_windows
+from landslip.mapping.outlines import in_strips, probability_codes, strip_windows
+from landslip.mapping.spool import Polygons
 
 if TYPE_CHECKING:
     import geopandas as gpd
 
 
 def with_attributes(polygons: Polygons, scene: FileScene) -> gpd.GeoDataFrame:
-    """A row a landslide: `id`, `area_m2`, `probability_mean`, `probability_max`.
+    """A row a landslide: `area_m2`, `probability_mean`, `probability_max`.
 
     Probabilities are those of the written map, over the pixels whose middle lies inside; for
     polygons without one, over the pixels they touch.
@@ -35,7 +36,6 @@ def with_attributes(polygons: Polygons, scene: FileScene) -> gpd.GeoDataFrame:
 
     means, maxima = probability_of(polygons, scene)
     columns = {
-        "id": np.arange(1, len(polygons) + 1),
         "area_m2": np.round(areas_m2(polygons, scene.grid.crs), 3),
         "probability_mean": np.round(means, 4),
         "probability_max": np.round(maxima, 4),
@@ -50,6 +50,9 @@ def probability_of(
     grid, number = scene.grid, len(polygons)
     counts, sums, largest = np.zeros((3, number))
     tree = shapely.STRtree(polygons)
+    extent = grid.window_of(tuple(shapely.total_bounds(polygons).tolist())) if number else None
+    strips = strip_windows(grid, strip_rows)
+    windows = (window for strip in strips if extent and (window := strip.intersection(extent)))
 
     def in_strip(window: Window) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.uint8]]:
         """Polygons here; for all pixels inside one, which of those it is, and the code."""
@@ -62,7 +65,7 @@ def probability_of(
         inside = (numbers > 0) & (codes != UNKNOWN_CODE)
         return here, numbers[inside] - 1, codes[inside]
 
-    for here, found, codes in in_strips(in_strip, strip_windows(grid, strip_rows)):
+    for here, found, codes in in_strips(in_strip, windows):
         counts[here] += np.bincount(found, minlength=len(here))
         sums[here] += np.bincount(found, weights=codes, minlength=len(here))
         np.maximum.at(largest, here[found], codes)

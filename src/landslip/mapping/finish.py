@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from landslip.geo.inventory import write_layers
 from landslip.geo.parallel import default_threads, peak_memory_bytes
 from landslip.geo.probability import TOP_CODE
 from landslip.geo.raster import FileScene
-from landslip.mapping.attributes import with_attributes
+from landslip.mapping.attributes import frame_crs, with_attributes
 from landslip.mapping.ground import ground_layers
 from landslip.mapping.options import MapResult
 from landslip.mapping.outlines import landslide_polygons
@@ -28,6 +28,7 @@ from landslip.mapping.unfinished import read_journal
 
 if TYPE_CHECKING:
     import geopandas as gpd
+    import pyproj
 
 
 def finish(run: MapRun, partial: Path, folder: Path, out: Path) -> MapResult:
@@ -35,38 +36,64 @@ def finish(run: MapRun, partial: Path, folder: Path, out: Path) -> MapResult:
     import geopandas as gpd
     import pandas as pd
 
-    slides: list[gpd.GeoDataFrame] = []
-    layers: dict[str, list[gpd.GeoDataFrame]] = {"observed": [], "not_observed": []}
-    for ground in run.grounds:
-        frame, seen = _finish_scene(run, ground, run.folder(partial, ground), folder)
-        slides.append(frame)
-        for name, found in layers.items():
-            found.append(seen[name])
-    crs = slides[0].crs
-
-    def joined(frames: Sequence[gpd.GeoDataFrame]) -> gpd.GeoDataFrame:
-        moved = [frame if frame.crs == crs else frame.to_crs(crs) for frame in frames]
-        filled = [frame for frame in moved if len(frame)] or moved[:1]
-        return gpd.GeoDataFrame(pd.concat(filled, ignore_index=True), crs=crs)
-
-    frame = joined(slides)
-    frame["id"] = np.arange(1, len(frame) + 1)
-    grounds = {name: joined(found) for name, found in layers.items()}
     journal = read_journal(run.folder(partial, run.grounds[0]))
-    date = None if journal is None else str(journal["begun"])
-    write_layers(folder / "landslides.gpkg", {"landslides": frame, **grounds}, date=date)
+    inventory = Inventory(
+        folder / "landslides.gpkg",
+        crs=frame_crs(run.grounds[0].scene.grid),
+        date=None if journal is None else str(journal["begun"]),
+    )
+    seen = [
+        finish_scene(run, ground, run.folder(partial, ground), folder, inventory)
+        for ground in run.grounds
+    ]
+    layers = {}
+    for name in seen[0]:
+        placed = [inventory.placed(layer[name]) for layer in seen]
+        filled = [layer for layer in placed if len(layer)] or placed[:1]
+        layers[name] = gpd.GeoDataFrame(pd.concat(filled, ignore_index=True))
+    inventory.write(layers)
     return MapResult(
-        out, len(frame), float(frame["area_m2"].sum()),
-        float(grounds["observed"]["area_m2"].sum()) / 1e6, run.threshold, 0.0,
+        out, inventory.landslides, inventory.area_m2,
+        float(layers["observed"]["area_m2"].sum()) / 1e6, run.threshold, 0.0,
     )  # fmt: skip
 
 
-def _finish_scene(
-    run: MapRun, ground: Ground, partial: Path, folder: Path
-) -> tuple[gpd.GeoDataFrame, dict[str, gpd.GeoDataFrame]]:
-    """Rasters and picture of one scene; its landslides and what was seen of it."""
+@dataclass
+class Inventory:
+    """A GeoPackage that takes landslides some at a time, and numbers them."""
+
+    path: Path
+    crs: pyproj.CRS | None
+    """Of all layers."""
+    date: str | None
+    """Written into it."""
+    landslides: int = 0
+    """How many there are."""
+    area_m2: float = 0.0
+
+    def add(self, frame: gpd.GeoDataFrame) -> None:
+        """Write more landslides, with `id` in front."""
+        first = self.landslides + 1
+        numbers = np.arange(first, first + len(frame))
+        self.write({"landslides": self.placed(frame.assign(id=numbers)[["id", *frame.columns]])})
+        self.landslides += len(frame)
+        self.area_m2 += float(frame["area_m2"].sum())
+
+    def write(self, layers: Mapping[str, gpd.GeoDataFrame]) -> None:
+        """Write other layers."""
+        write_layers(self.path, layers, date=self.date)
+
+    def placed(self, frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+        """A layer in the CRS of all."""
+        return frame if frame.crs == self.crs else frame.to_crs(self.crs)
+
+
+def finish_scene(
+    run: MapRun, ground: Ground, partial: Path, folder: Path, inventory: Inventory
+) -> dict[str, gpd.GeoDataFrame]:
+    """Rasters, landslides and picture of one scene; what was seen of it."""
     from landslip.mapping.pictures import write_quicklook
-    from landslip.prepare.pictures import reduced
+    from landslip.prepare.pictures import reduced, thinned
 
     own = folder if len(run.grounds) == 1 else folder / ground.name
     own.mkdir(exist_ok=True)
@@ -81,24 +108,26 @@ def _finish_scene(
         ]
         picture = pool.submit(reduced, ground.scene, bands=bands)
         seen = pool.submit(ground_layers, partial / "ground.tif")
+        lines, before = [], inventory.landslides
         with closing(FileScene(str(partial / "probability.tif"), {"probability": 1})) as result:
-            polygons = landslide_polygons(
+            for polygons in landslide_polygons(
                 result, run.threshold, outline=run.options.outline,
                 min_area_m2=run.options.min_area_m2,
-            )  # fmt: skip
-            frame = with_attributes(polygons, result)
-        frame = frame[frame["area_m2"] >= run.options.min_area_m2].reset_index(drop=True)
-        frame.insert(1, "scene", ground.name)
-        title = f"{len(frame)} landslides by {run.model_names} at {run.threshold:.2f}"
-        write_quicklook(
-            own / "quicklook.png", ground.scene, picture.result(), frame.geometry, title
-        )
+            ):  # fmt: skip
+                frame = with_attributes(polygons, result)
+                frame = frame[frame["area_m2"] >= run.options.min_area_m2]
+                frame.insert(0, "scene", ground.name)
+                inventory.add(frame)
+                lines += thinned(frame.geometry.to_numpy(), ground.scene.grid)
+        number = inventory.landslides - before
+        title = f"{number} landslides by {run.model_names} at {run.threshold:.2f}"
+        write_quicklook(own / "quicklook.png", ground.scene, picture.result(), lines, title)
         layers = seen.result()
         for cog in cogs:
             cog.result()
     for layer in layers.values():
         layer.insert(0, "scene", ground.name)
-    return frame, layers
+    return layers
 
 
 def _describe(run: MapRun, plain: Path) -> None:

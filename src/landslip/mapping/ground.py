@@ -54,7 +54,7 @@ def ground_layers(path: Path) -> dict[str, gpd.GeoDataFrame]:
     for code in (OBSERVED, *REASONS):
         if not there[code]:
             continue
-        parts = to_crs(np.array(list(join_strips(strips(code))), dtype=object), grid)
+        parts = to_crs(np.concatenate([found for found, _ in join_strips(strips(code))]), grid)
         area = {"area_m2": round(float(areas_m2(parts, grid.crs).sum()), 3)}
         row = {**area, "geometry": shapely.MultiPolygon(list(parts))}
         if code == OBSERVED:

@@ -69,7 +69,9 @@ class MapEstimate:
     windows: int
     """Windows to compute at most."""
     seconds: float
-    """Time for them (s); outlines and files come on top."""
+    """Time for them (s)."""
+    files_seconds: float
+    """Time for outlines and files (s)."""
     disk_bytes: int
     """Space for the unfinished and the finished map (bytes)."""
     memory_bytes: int
@@ -82,7 +84,8 @@ class MapEstimate:
         """For people."""
         return (
             f"{self.pixels / 1e6:,.1f} million pixels, {self.km2:,.1f} km2 in {self.windows} "
-            f"windows: about {duration(self.seconds)}, then outlines and files; "
+            f"windows: about {duration(self.seconds + self.files_seconds)}, "
+            f"{duration(self.files_seconds)} of them for outlines and files; "
             f"{self.disk_bytes / 1e9:.1f} GB of disk, "
             f"{self.memory_bytes / 1e9:.1f} GB of memory"
         )

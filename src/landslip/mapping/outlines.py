@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import contourpy
@@ -19,18 +20,18 @@ from landslip.geo.parallel import few_threads, in_order
 from landslip.geo.probability import UNKNOWN_CODE, encode, threshold_code
 from landslip.geo.quiet import without_position
 from landslip.geo.raster import FileScene
+from landslip.mapping.spool import Polygons, Spool
 
 STRIP_PIXELS = 4_000_000
 """Pixels of a strip."""
 ROUNDING = 2.0**20
 """Vertices are rounded to 1/ROUNDING px, so that both sides of a seam give the same ones."""
-MOVED_AT_ONCE = 10_000
-"""Polygons that are moved to a CRS at once."""
+GROUP = 20_000
+"""Polygons that lie in memory together."""
 OUTLINES = ("contour", "pixels")
 Found = TypeVar("Found")
-
-Polygons = NDArray[np.object_]
-"""Shapely polygons, shape (N,), in pixels: x = column, y = row."""
+NONE = np.array([], dtype=object)
+"""No polygons."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,11 @@ class Strip:
     """Polygons of some rows, and the lines along which they continue in other strips."""
 
     polygons: Polygons
-    """In pixels of the whole raster."""
+    """In pixels of the whole raster: x = column, y = row."""
     bottom: float | None
     """Row coordinate of the seam to the next strip; None for the last one."""
+    unknown: Polygons
+    """What is cut off polygons once they are joined: ground that was not observed, and beyond."""
 
 
 def probability_codes(scene: FileScene, window: Window) -> NDArray[np.uint8]:
@@ -64,8 +67,11 @@ def landslide_polygons(
     outline: str = "contour",
     min_area_m2: float = 0.0,
     strip_rows: int | None = None,
-) -> Polygons:
-    """Outlines of the ground at or above a threshold.
+    group: int = GROUP,
+) -> Iterator[Polygons]:
+    """Outlines of the ground at or above a threshold, some at a time.
+
+    What waits lies on the disk, beside the raster.
 
     Args:
         scene: A written probability raster, band `probability`.
@@ -75,8 +81,9 @@ def landslide_polygons(
         min_area_m2: Of polygons that are wanted. Smaller ones are left out where that is cheap, so
             that a noisy map does not fill the memory; others are still among those returned.
         strip_rows: Rows of a strip; None: as many as 4 million pixels.
+        group: Polygons that are given at once.
 
-    Returns:
+    Yields:
         Polygons in CRS coordinates, sorted from the top left, valid, clipped to observed ground.
 
     Source: marching squares (Lorensen and Cline 1987 in two dimensions), by contourpy.
@@ -89,12 +96,12 @@ def landslide_polygons(
     strips = in_strips(lambda window: strip_of(scene, cut, window), windows)
     # Pixels of a grid in degrees are not all alike, and what is clipped only becomes smaller.
     least_px = 0.5 * min_area_m2 / grid.pixel_size_m**2
-    joined = (polygon for polygon in join_strips(strips) if polygon.area >= least_px)
-    found = np.array(list(joined), dtype=object)
-    if outline != "pixels":
-        found = _clipped(scene, found, strip_rows)
-    found = sorted_from_top_left(found)
-    return to_crs(found, grid)
+    with Spool(Path(scene.path).parent) as spool:
+        for polygons, unknown in _joined_with_unknown(strips):
+            large = polygons[shapely.area(polygons) >= least_px]
+            spool.add(_clipped(large, unknown, grid))
+        for polygons in spool.groups(group):
+            yield to_crs(polygons, grid)
 
 
 def _contour_strip(scene: FileScene, cut: int, strip: Window) -> Strip:
@@ -108,8 +115,10 @@ def _contour_strip(scene: FileScene, cut: int, strip: Window) -> Strip:
     wanted = np.arange(top - 2, stop + (2 if last else 1))
     first, final = max(top - 2, 0), min(stop + 1, height)
     codes = probability_codes(scene, Window(first, 0, final - first, width))
+    here = codes[top - first : stop - first] == UNKNOWN_CODE
+    unknown = pixel_strip(here, strip, scene.grid).polygons
     if not ((codes >= cut) & (codes != UNKNOWN_CODE)).any():
-        return Strip(np.array([], dtype=object), bottom)
+        return Strip(NONE, bottom, unknown)
     codes = codes[np.clip(wanted, 0, height - 1) - first]
     codes = np.pad(codes, ((0, 0), (1, 1)), mode="edge")
     z = _filled_beside_unknown(codes)[1:-1]
@@ -122,10 +131,10 @@ def _contour_strip(scene: FileScene, cut: int, strip: Window) -> Strip:
     filled: Any = generator.filled(cut - 0.5, 1e6)
     (points,), (rings,), (polygons,) = filled
     if points is None:
-        return Strip(np.array([], dtype=object), bottom)
+        return Strip(NONE, bottom, unknown)
     points = np.round(points * ROUNDING) / ROUNDING
     found = shapely.from_ragged_array(shapely.GeometryType.POLYGON, points, (rings, polygons))
-    return Strip(_valid_parts(found), bottom)
+    return Strip(_valid_parts(found), bottom, unknown)
 
 
 def _filled_beside_unknown(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -174,8 +183,8 @@ def pixel_strip(marked: NDArray[np.bool_], window: Window, grid: Grid) -> Strip:
         found = np.array([shapely.box(0, window.row, grid.width, window.row_stop)], dtype=object)
     else:
         polygons = pixel_polygons(marked.astype(np.uint8), window.row, 0) if marked.any() else {}
-        found = polygons.get(1, np.array([], dtype=object))
-    return Strip(found, None if window.row_stop == grid.height else float(window.row_stop))
+        found = polygons.get(1, NONE)
+    return Strip(found, None if window.row_stop == grid.height else float(window.row_stop), NONE)
 
 
 def pixel_polygons(classes: NDArray[np.uint8], row: int, col: int) -> dict[int, Polygons]:
@@ -195,26 +204,43 @@ def pixel_polygons(classes: NDArray[np.uint8], row: int, col: int) -> dict[int, 
     return {value: np.array(polygons, dtype=object) for value, polygons in found.items()}
 
 
-def join_strips(strips: Iterable[Strip]) -> Iterator[Any]:
-    """Unite polygons across seams; what can no longer grow is passed on."""
-    waiting: Polygons = np.array([], dtype=object)
+def join_strips(strips: Iterable[Strip]) -> Iterator[tuple[Polygons, float]]:
+    """Unite polygons across seams; after each strip, pass on what can no longer grow.
+
+    Yields:
+        Finished polygons, and the least row coordinate that those to come may have.
+    """
+    waiting = NONE
     for strip in strips:
         polygons = strip.polygons
         if waiting.size:
             # Only what touches the seam can grow.
             seam = float(shapely.bounds(waiting)[:, 3].max())
-            touches = shapely.bounds(polygons)[:, 1] <= seam if polygons.size else []
-            touching = polygons[touches] if polygons.size else polygons
-            rest = polygons[~np.asarray(touches, dtype=bool)] if polygons.size else polygons
-            polygons = np.concatenate([_united(waiting, touching), rest])
-        if strip.bottom is None or not polygons.size:
-            yield from polygons
-            waiting = np.array([], dtype=object)
-            continue
-        grows = shapely.bounds(polygons)[:, 3] >= strip.bottom
-        yield from polygons[~grows]
+            touches = _bounds(polygons)[:, 1] <= seam
+            polygons = np.concatenate([_united(waiting, polygons[touches]), polygons[~touches]])
+        bottom = np.inf if strip.bottom is None else strip.bottom
+        grows = _bounds(polygons)[:, 3] >= bottom
         waiting = polygons[grows]
-    yield from waiting
+        yield polygons[~grows], min([bottom, *_bounds(waiting)[:, 1]])
+
+
+def _bounds(polygons: Polygons) -> NDArray[np.float64]:
+    """Shape (N, 4), for no polygons, too."""
+    return np.asarray(shapely.bounds(polygons)).reshape(-1, 4)
+
+
+def _joined_with_unknown(strips: Iterable[Strip]) -> Iterator[tuple[Polygons, Polygons]]:
+    """Finished polygons, and what is not observed where they lie."""
+    near: list[Polygons] = []
+
+    def noted() -> Iterator[Strip]:
+        for strip in strips:
+            near.append(strip.unknown)
+            yield strip
+
+    for polygons, least in join_strips(noted()):
+        yield polygons, np.concatenate(near)
+        near[:] = [pieces[_bounds(pieces)[:, 3] > least] for pieces in near]
 
 
 def _united(above: Polygons, below: Polygons) -> Polygons:
@@ -238,27 +264,19 @@ def _united(above: Polygons, below: Polygons) -> Polygons:
     )
 
 
-def _clipped(scene: FileScene, polygons: Polygons, strip_rows: int | None) -> Polygons:
+def _clipped(polygons: Polygons, unknown: Polygons, grid: Grid) -> Polygons:
     """Cut what reaches beyond the raster or into unknown ground (contours are padded there)."""
     if not polygons.size:
         return polygons
-    height, width = scene.grid.shape
-    west, north, east, south = shapely.bounds(polygons).T
-    out = (west < 0) | (north < 0) | (east > width) | (south > height)
+    west, north, east, south = _bounds(polygons).T
+    out = (west < 0) | (north < 0) | (east > grid.width) | (south > grid.height)
     cut = polygons.copy()
-    cut[out] = shapely.intersection(polygons[out], shapely.box(0, 0, width, height))
-
-    def unknown(window: Window) -> Polygons:
-        codes = probability_codes(scene, window)
-        return pixel_strip(codes == UNKNOWN_CODE, window, scene.grid).polygons
-
-    pieces = in_strips(unknown, strip_windows(scene.grid, strip_rows))
-    tree = shapely.STRtree([piece for strip in pieces for piece in strip])
+    cut[out] = shapely.intersection(polygons[out], shapely.box(0, 0, grid.width, grid.height))
+    tree = shapely.STRtree(unknown)
     which, hidden = tree.query(cut, predicate="intersects")
     numbers, starts = np.unique(which, return_index=True)
-    for number, pieces_of in zip(numbers, np.split(hidden, starts)[1:], strict=True):
-        near = shapely.union_all(tree.geometries[pieces_of])
-        cut[number] = cut[number].difference(near)
+    for number, pieces in zip(numbers, np.split(hidden, starts)[1:], strict=True):
+        cut[number] = cut[number].difference(shapely.union_all(tree.geometries[pieces]))
     is_whole = ~out
     is_whole[numbers] = False
     return np.concatenate([cut[is_whole], _valid_parts(cut[~is_whole])])
@@ -272,25 +290,10 @@ def _valid_parts(shapes_: Polygons) -> Polygons:
     return np.asarray(parts[chosen], dtype=object)
 
 
-def sorted_from_top_left(polygons: Polygons) -> Polygons:
-    """Polygons by their first row, then column, then all bounds: an order that never changes."""
-    if not polygons.size:
-        return polygons
-    west, north, east, south = shapely.bounds(polygons).T
-    return polygons[np.lexsort((east, south, west, north))]
-
-
 def to_crs(polygons: Polygons, grid: Grid) -> Polygons:
-    """From pixel coordinates to those of the grid's CRS.
-
-    In place, some at a time: so that those of a large scene do not lie in memory three times.
-    """
+    """From pixel coordinates to those of the grid's CRS."""
     transform = grid.transform
     coefficients = np.array([[transform.a, transform.d], [transform.b, transform.e]])
     shift = np.array([transform.c, transform.f])
-    can_orient = hasattr(shapely, "orient_polygons")
-    for begin in range(0, len(polygons), MOVED_AT_ONCE):
-        some = slice(begin, begin + MOVED_AT_ONCE)
-        moved = shapely.transform(polygons[some], lambda xy: xy @ coefficients + shift)
-        polygons[some] = shapely.orient_polygons(moved) if can_orient else moved
-    return polygons
+    moved: Polygons = shapely.transform(polygons, lambda xy: xy @ coefficients + shift)
+    return shapely.orient_polygons(moved) if hasattr(shapely, "orient_polygons") else moved

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import closing, contextmanager
@@ -28,7 +27,6 @@ from landslip.geo.probability import UNKNOWN_CODE
 from landslip.geo.progress import Rate, track
 from landslip.geo.raster import FileScene, Raster, Scene, fingerprint
 from landslip.geo.scene import OBSERVED, SceneLike, as_scene, source_records
-from landslip.geo.windows import spread
 from landslip.learn.allocation import freed_memory_kept
 from landslip.learn.card import ModelCard, load_card
 from landslip.learn.device import Compute
@@ -46,7 +44,7 @@ from landslip.mapping.layout import (
     even_layout,
     fitting_layout,
 )
-from landslip.mapping.options import MapEstimate, MapOptions
+from landslip.mapping.options import MapOptions
 from landslip.mapping.outlines import require_outline, strip_windows
 from landslip.mapping.unfinished import Plane, UnfinishedMap, read_journal, remove_unfinished
 from landslip.mapping.work import (
@@ -63,12 +61,6 @@ from landslip.prepare.tile_set import PIXEL_SIZE_RATIOS
 
 log = logging.getLogger(__name__)
 
-TIMED_WINDOWS = 3
-"""Windows that are mapped to tell how long all will take."""
-LONG_WINDOWS = 30
-"""From so many windows on, the deadline is told before the work begins."""
-LEAST_BYTES = 600 * 2**20
-"""What libraries keep, and outlines and files take, however small the windows are (bytes)."""
 MEMORY_SHARE = 0.5
 """Of the machine's memory, what mapping takes at most unless it is told."""
 
@@ -194,39 +186,13 @@ class MapRun:
         shown = (1 + 2 * readers_of(self.compute_with.device)) * 4 * bands
         return LIBRARY_SHARE * forward / 256**2 * largest + shown
 
-    @freed_memory_kept()
-    def estimate(self) -> MapEstimate:
-        """Time a few windows and carry them over to all."""
-        windows, pixels_px, seconds, memory = 0, 0.0, 0.0, 0.0
-        km2, kept = 0.0, 0
-        for ground in self.grounds:
-            grid = ground.scene.grid
-            layout = self.layout(grid)
-            mapper, cores = self._mapper(ground, layout, None), self._asked(ground, layout)
-            each = _seconds_of(mapper, cores)
-            windows += len(cores)
-            seconds += each * len(cores)
-            pixels = sum(core.height * core.width for core in cores)
-            kept += pixels
-            pixels_px += layout.shape[0] * layout.shape[1] * len(cores)
-            km2 += pixels * grid.pixel_size_m**2 / 1e6
-            memory = max(memory, self.needed(*layout.shape))
-        return MapEstimate(
-            self.pixels, km2, windows, seconds, self.disk_bytes,
-            round(own_memory_bytes() + max(memory, LEAST_BYTES)),
-            pixels_px / max(kept, 1),
-        )  # fmt: skip
-
-    def _is_long(self) -> bool:
-        layouts = [(ground, self.layout(ground.scene.grid)) for ground in self.grounds]
-        return sum(len(self._asked(*each)) for each in layouts) >= LONG_WINDOWS
-
-    def _asked(self, ground: Ground, layout: Layout) -> list[Window]:
+    def asked(self, ground: Ground, layout: Layout) -> list[Window]:
         """The cores that touch the area of interest, or all."""
         extent = getattr(ground.scene, "extent", ground.scene.grid.window)
         return [core for core in layout.cores(ground.scene.grid) if core.intersection(extent)]
 
-    def _mapper(self, ground: Ground, layout: Layout, covered: Area | None) -> WindowMapper:
+    def mapper(self, ground: Ground, layout: Layout, covered: Area | None) -> WindowMapper:
+        """What maps the windows of a scene here; `covered` is shown by scenes before it."""
         job = self._job(ground, layout, covered)
         members = [
             replace(member, scaling=scaling)
@@ -246,8 +212,6 @@ class MapRun:
 
     def compute(self, partial: Path) -> None:
         """Map all windows of all scenes into `partial`, from where it was left."""
-        if self.options.cluster is None and not partial.exists() and self._is_long():
-            log.info("%s", self.estimate().text)
         with self._workers() as workers, freed_memory_kept():
             for number in range(len(self.grounds)):
                 self._compute(number, partial, workers)
@@ -373,7 +337,7 @@ class MapRun:
             return
         asked = (cores[number] for number in left)
         if workers is None:
-            ahead = map_ahead(self._mapper(ground, layout, covered), asked)
+            ahead = map_ahead(self.mapper(ground, layout, covered), asked)
         else:
             executor, threads = workers
             remote = RemoteMapper(self._job(ground, layout, covered))
@@ -487,24 +451,6 @@ def _device_bytes(compute: Compute) -> float:
 
         return float(torch.cuda.mem_get_info(compute.device)[0])
     return default_memory_bytes()
-
-
-def _seconds_of(mapper: WindowMapper, cores: Sequence[Window]) -> float:
-    """Time for a window with usable ground (s): the median of a few, spread over the scene."""
-    times: list[float] = []
-    warm = False
-    for core in spread(cores, 5 * TIMED_WINDOWS):
-        begun = time.monotonic()
-        found = mapper(core)
-        if not (found.planes["ground"] == OBSERVED).any():
-            continue
-        # The first call of a network prepares what the later ones use.
-        if warm or len(cores) == 1:
-            times.append(time.monotonic() - begun)
-        warm = True
-        if len(times) == TIMED_WINDOWS:
-            break
-    return float(np.median(times)) if times else 0.0
 
 
 def _any_observed(path: Path) -> bool:

@@ -14,6 +14,7 @@ from landslip.geo.output import only_process, refuse_existing, require_space, wh
 from landslip.geo.parallel import peak_memory_bytes
 from landslip.geo.progress import duration
 from landslip.geo.scene import SceneLike
+from landslip.mapping.deadline import estimate, is_long
 from landslip.mapping.finish import finish, record
 from landslip.mapping.options import MapEstimate, MapOptions, MapResult
 from landslip.mapping.run import MapRun
@@ -89,6 +90,8 @@ def map_scenes(
     with only_process(out) as partial:
         run = MapRun(scenes, model, options or MapOptions())
         require_space(out, run.disk_bytes)
+        if run.options.cluster is None and not partial.exists() and is_long(run):
+            log.info("%s", estimate(run).text)
         run.compute(partial)
         with whole_folder(out, "run.json", overwrite=overwrite) as folder:
             result = finish(run, partial, folder, out)
@@ -121,4 +124,4 @@ def estimate_map(
     Raises:
         As `map_scene`.
     """
-    return MapRun(scenes, model, options or MapOptions()).estimate()
+    return estimate(MapRun(scenes, model, options or MapOptions()))

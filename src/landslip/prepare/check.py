@@ -33,7 +33,14 @@ from landslip.geo.progress import track
 from landslip.geo.raster import Scene
 from landslip.geo.scene import OBSERVED, SceneLike, StackedScene, open_scene
 from landslip.geo.windows import cover
-from landslip.prepare.pictures import contoured, outlined, reduced, scene_axes, write_figure
+from landslip.prepare.pictures import (
+    contoured,
+    outlined,
+    reduced,
+    scene_axes,
+    thinned,
+    write_figure,
+)
 from landslip.prepare.shift import TERRAIN_BANDS, Shift, cells_with_edges, estimate_shift
 
 CORE_PX = 1024
@@ -497,11 +504,12 @@ def _draw(
         scene, view, f"{name}: {', '.join(title)}" if title else name
     )
     if isinstance(labels, PolygonLabels):
-        outlines = labels.polygons.geometries
-        handles.append(outlined(axes, outlines, scene.grid, "landslides", "#ffe600"))
+        lines = thinned(labels.polygons.geometries, scene.grid)
+        handles.append(outlined(axes, lines, "landslides", "#ffe600"))
     elif labels is not None:
         handles.append(contoured(axes, view))
     if checked is not None:
         areas = read_polygons(checked, scene.grid, what="checked areas")
-        handles.append(outlined(axes, areas.geometries, scene.grid, "checked areas", "#00e5ff"))
+        lines = thinned(areas.geometries, scene.grid)
+        handles.append(outlined(axes, lines, "checked areas", "#00e5ff"))
     write_figure(figure, handles, path)

@@ -31,8 +31,8 @@ PICTURE_PX = 1600
 """Longest side of the picture (px)."""
 READ_PX = 1024
 """Side of the windows that are read (px)."""
-DRAWN_AT_ONCE = 10_000
-"""Polygons whose outlines are thinned at once."""
+DRAWN_AT_ONCE = 1000
+"""Polygons that are thinned and drawn at once."""
 Floats = NDArray[np.float64]
 
 SPLIT_COLOURS = {"train": "#2166ac", "validation": "#f4a582", "test": "#b2182b"}
@@ -153,16 +153,16 @@ def _hatched(axes: Axes, view: View) -> None:
         axes.contourf(xs, ys, view.excluded, levels=[0.5, 1.5], colors="none", hatches=["////"])
 
 
-def outlined(
-    axes: Axes, geometries: NDArray[np.object_], grid: Grid, text: str, colour: str
-) -> Any:
-    """Draw polygons as lines on axes in pixels of `grid`; returns the entry of the legend."""
-    from matplotlib.collections import LineCollection
-    from matplotlib.lines import Line2D
+def thinned(geometries: NDArray[np.object_], grid: Grid) -> list[NDArray[np.float32]]:
+    """Outlines of polygons as a picture of their scene can show them, in its pixels.
 
+    Returns:
+        Of every `DRAWN_AT_ONCE` polygons, columns and rows of vertices, shape (V, 2); NaN between
+        two rings.
+    """
     # A quarter of a pixel of the picture shows nothing, and what is smaller becomes a dot.
     finest = max(grid.shape) / PICTURE_PX / 4
-    lines: list[Floats] = []
+    lines = []
     for begin in range(0, len(geometries), DRAWN_AT_ONCE):
         rings = shapely.get_rings(shapely.get_parts(geometries[begin : begin + DRAWN_AT_ONCE]))
         points, ring = shapely.get_coordinates(rings, return_index=True)
@@ -171,10 +171,23 @@ def outlined(
             shapely.linestrings(points, indices=ring), finest, preserve_topology=False
         )
         points, line = shapely.get_coordinates(thin, return_index=True)
-        lines += np.split(points, np.flatnonzero(np.diff(line)) + 1)
-    axes.add_collection(
-        LineCollection(lines, colors=colour, linewidths=0.8, capstyle="round"), autolim=False
-    )
+        broken = np.insert(points, np.flatnonzero(np.diff(line)) + 1, np.nan, axis=0)
+        lines.append(broken.astype(np.float32))
+    return lines
+
+
+def outlined(axes: Axes, lines: Sequence[NDArray[np.float32]], text: str, colour: str) -> Any:
+    """Draw thinned outlines on axes in pixels of the scene; returns the entry of the legend."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path as Line
+
+    for points in lines:
+        line = Line(points)
+        line.should_simplify = False  # or dots would be lost
+        axes.add_artist(
+            PathPatch(line, fill=False, edgecolor=colour, linewidth=0.8, capstyle="round")
+        )
     return Line2D([], [], color=colour, label=text)
 
 
