@@ -125,7 +125,7 @@ def run(recipe: str, changed: dict[str, str], options: landslip.TrainOptions) ->
     begun = time.process_time()
     mapped = np.concatenate([mapped_fold(n, key, options) for n in range(3)], axis=1)
     truth = labels()
-    found = compare_objects(mapped, truth, grid())
+    found = compare_objects(mapped, truth, grid(), block_m=BLOCK_M)
     both = int(((mapped == 1) & (truth == 1)).sum())
     record = {
         # Of all three, or of none: a run that continues does not know what the first part took.
@@ -135,7 +135,7 @@ def run(recipe: str, changed: dict[str, str], options: landslip.TrainOptions) ->
             "recall": round(both / int((truth == 1).sum()), 4),
         },
         "counts": numbers_of(found.counts()),
-        "blocks": [numbers_of(each) for each in found.by_blocks(BLOCK_M)],
+        "blocks": [numbers_of(each) for each in found.by_blocks()],
     }
     keep(RESULTS, key, record, indent=None)
     show(key)
@@ -193,7 +193,8 @@ def curve(first: str, second: str, out: Path | None) -> None:
     for key in (first, second):
         codes = np.concatenate([codes_of_fold(fold, key) for fold in range(3)], axis=1)
         points[key] = [
-            (at, compare_objects(mapped_at(codes, at), truth, whole)) for at in THRESHOLDS
+            (at, compare_objects(mapped_at(codes, at), truth, whole, block_m=BLOCK_M))
+            for at in THRESHOLDS
         ]
     record = read_results(RESULTS)[first]
     chosen = counts_of(record["counts"])
@@ -205,7 +206,7 @@ def curve(first: str, second: str, out: Path | None) -> None:
             if found.counts().pooled(sizes).false_alarms[0] <= alarms
         ]  # fmt: skip
         at, found = max(fits, key=lambda each: each[1].counts().pooled(sizes).found[0])
-        apart = paired_difference(blocks, found.by_blocks(BLOCK_M), sizes=sizes)
+        apart = paired_difference(blocks, found.by_blocks(), sizes=sizes)
         pooled = found.counts().pooled(sizes)
         print(f"{name}: at {at:.2f} the second finds {pooled.found[0]} of {pooled.reference[0]} "
               f"with {pooled.false_alarms[0]} false alarms, the first "

@@ -270,3 +270,50 @@ def bootstrapped(
         return differences[below] + (place - below) * (differences[above] - differences[below])
 
     return quantile(0.025), quantile(0.975)
+
+
+def boundary_pixels(plane: NDArray[np.uint8], value: int) -> list[tuple[int, int]]:
+    """Pixels of a value (0 or 1) with the other one above, below, left or right of them."""
+    height, width = plane.shape
+    found = []
+    for row in range(height):
+        for col in range(width):
+            near = ((row - 1, col), (row + 1, col), (row, col - 1), (row, col + 1))
+            inside = [(r, c) for r, c in near if 0 <= r < height and 0 <= c < width]
+            if plane[row, col] == value and any(plane[place] == 1 - value for place in inside):
+                found.append((row, col))
+    return found
+
+
+def near_ones(
+    own: Sequence[tuple[int, int]], other: Sequence[tuple[int, int]], distance: int
+) -> int:
+    """How many of some pixels have one of others within a distance (px)."""
+    return sum(
+        any((row - r) ** 2 + (col - c) ** 2 <= distance**2 for r, c in other) for row, col in own
+    )
+
+
+def best_pairing(iou: Sequence[tuple[int, int, float]]) -> tuple[int, float]:
+    """Most pairs of (reference, mapped, IoU) without taking one twice, and their largest sum."""
+    if not iou:
+        return 0, 0.0
+    (one, other, value), rest = iou[0], iou[1:]
+    count, total = best_pairing([pair for pair in rest if pair[0] != one and pair[1] != other])
+    return max((count + 1, total + value), best_pairing(rest))
+
+
+def calibration(codes: NDArray[np.uint8], labels: NDArray[np.uint8]) -> tuple[float, float]:
+    """Expected calibration error over ten ranges, and Brier score, pixel by pixel."""
+    said = [
+        (int(code) / 254, int(label))
+        for code, label in zip(codes.ravel(), labels.ravel(), strict=True)
+        if code != 255 and label != 255
+    ]
+    if not said:
+        return math.nan, math.nan
+    bins: dict[int, list[tuple[float, int]]] = {}
+    for code, pair in zip([round(254 * p) for p, _ in said], said, strict=True):
+        bins.setdefault(min(code * 10 // 254, 9), []).append(pair)
+    far = sum(abs(sum(p for p, _ in own) - sum(y for _, y in own)) for own in bins.values())
+    return far / len(said), sum((p - y) ** 2 for p, y in said) / len(said)

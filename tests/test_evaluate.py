@@ -20,6 +20,7 @@ from rich.console import Console
 import reference
 from landslip.assess import evaluate as module
 from landslip.assess.evaluate import evaluate
+from landslip.assess.evaluation import Evaluation
 from landslip.assess.pictures import (
     FN,
     FP,
@@ -30,7 +31,7 @@ from landslip.assess.pictures import (
     error_classes,
     write_pr_curve,
 )
-from landslip.assess.scores import Counts, Evaluation, ScoreHistogram
+from landslip.assess.scores import Counts, ScoreHistogram
 from landslip.geo.errors import (
     DataError,
     InventoryError,
@@ -302,7 +303,7 @@ def test_windows_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path = write_probability(tmp_path / "map.tif", codes)
     target = write(tmp_path / "truth.tif", labels)
     whole = evaluate([path], target, out=tmp_path / "whole")
-    monkeypatch.setattr(module, "CORE_PX", 16)
+    monkeypatch.setattr(module, "_strips", lambda grid: list(cover(grid, 7, grid.width)))
     cut = evaluate([path], target, out=tmp_path / "cut")
     assert whole.record() == cut.record()
     counts = only(cut)
@@ -371,9 +372,13 @@ def test_outputs(tmp_path: Path) -> None:
     record = json.loads(text)
     assert list(record) == ["predictions", "reference", "ground", "landslip"]
     (scores,) = record["predictions"]
-    assert list(scores) == ["name", "path", "threshold", "pixels"]
-    keys = ["precision", "recall", "f1", "iou", "tp", "fp", "fn", "tn"]
-    assert list(scores["pixels"]) == keys
+    assert list(scores) == [
+        "name", "path", "threshold", "pixels", "blocks", "boundary", "objects", "inventory",
+        "probability",
+    ]  # fmt: skip
+    keys = ["precision", "recall", "f1", "iou", "omission", "commission", "mcc"]
+    keys += ["tp", "fp", "fn", "tn"]
+    assert list(scores["pixels"]) == [*keys, "intervals"]
     assert [scores["pixels"][key] for key in keys] == [getattr(counts, key) for key in keys]
     assert record["ground"]["pixels"] == counts.total
 

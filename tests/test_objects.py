@@ -19,13 +19,14 @@ from landslip.assess.objects import (
     SIZE_CLASSES_M2,
     SIZE_TEXTS,
     ObjectComparison,
+    ObjectCounter,
     SizeCounts,
     compare_objects,
     mapped_at,
     paired_difference,
 )
 from landslip.geo.errors import UsageError
-from landslip.geo.grid import Grid
+from landslip.geo.grid import Grid, Window
 
 Plane = NDArray[np.uint8]
 
@@ -75,13 +76,24 @@ def grounds(draw: st.DrawFn) -> tuple[Plane, Plane, NDArray[np.int_], Grid]:
 
 
 @FEW
-@given(grounds(), OVERLAPS, st.booleans(), st.integers(1, 10))
+@given(grounds(), OVERLAPS, st.booleans(), st.integers(1, 10), st.integers(1, 9))
 def test_counts_are_those_of_going_from_pixel_to_pixel(
-    ground: tuple[Plane, Plane, NDArray[np.int_], Grid], overlap: str, has_ids: bool, side: int
+    ground: tuple[Plane, Plane, NDArray[np.int_], Grid],
+    overlap: str,
+    has_ids: bool,
+    side: int,
+    rows: int,
 ) -> None:
     mapped, labels, ids, grid = ground
     given_ids = ids if has_ids else None
-    found = compare_objects(mapped, labels, grid, ids=given_ids, overlap=float(overlap))
+    block_m = side * grid.pixel_size_m
+    counter = ObjectCounter(grid, block_m=block_m)
+    for top in range(0, grid.height, rows):
+        window = Window(top, 0, min(rows, grid.height - top), grid.width)
+        own = window.slices
+        part = None if given_ids is None else given_ids[own]
+        counter.add(window, mapped[own], labels[own], part)
+    found = counter.compared()
     row_areas_m2 = grid.pixel_area_m2(np.arange(grid.height)).tolist()
     bodies = reference.bodies_by_id(ids, labels) if has_ids else reference.bodies(labels)
     told = reference.matched_objects(bodies, mapped, row_areas_m2, overlap, side)
@@ -91,7 +103,7 @@ def test_counts_are_those_of_going_from_pixel_to_pixel(
     every, hits = Counter(t[:2] for t in told), Counter(t[:2] for t in told if t[2])
     predicted = Counter(t[:2] for t in told_mapped)
     wrong = Counter(t[:2] for t in told_mapped if not t[2])
-    blocks = found.by_blocks(side * grid.pixel_size_m)
+    blocks = found.by_blocks(float(overlap))
     down, across = math.ceil(grid.height / side), math.ceil(grid.width / side)
     assert len(blocks) == down * across
     for number, counts in enumerate(blocks):
@@ -100,10 +112,10 @@ def test_counts_are_those_of_going_from_pixel_to_pixel(
         for column, expected in zip(columns, (every, hits, predicted, wrong), strict=True):
             assert column == tuple(expected[(row, col), size] for size in range(5))
         scored = (mapped != 255) & (labels != 255)
-        own = slice(row * side, (row + 1) * side)
-        pixels = scored[own, col * side : (col + 1) * side].sum(axis=1)
-        assert counts.km2 == pytest.approx(np.dot(pixels, row_areas_m2[own]) / 1e6, rel=1e-12)
-    whole = found.counts()
+        lines = slice(row * side, (row + 1) * side)
+        pixels = scored[lines, col * side : (col + 1) * side].sum(axis=1)
+        assert counts.km2 == pytest.approx(np.dot(pixels, row_areas_m2[lines]) / 1e6, rel=1e-12)
+    whole = found.counts(float(overlap))
     assert whole.km2 == pytest.approx(sum(counts.km2 for counts in blocks))
     assert tallies(sum(blocks, SizeCounts())) == tallies(whole)
 
@@ -152,7 +164,7 @@ def test_an_overlap_is_reached_exactly(
     mapped: int, pixels: int, overlap: float, found: int
 ) -> None:
     text = "#" * mapped + "." * (pixels - mapped)
-    assert tallies(compared(text, "#" * pixels, overlap=overlap).counts())[1] == found
+    assert tallies(compared(text, "#" * pixels).counts(overlap))[1] == found
 
 
 def test_ground_that_one_side_does_not_know_does_not_count() -> None:
@@ -165,7 +177,7 @@ def test_ground_that_one_side_does_not_know_does_not_count() -> None:
 def test_a_false_alarm_is_told_by_its_labelled_pixels() -> None:
     assert tallies(compared("####", "#..?").counts()) == (1, 1, 1, 1)
     assert tallies(compared("####", "#.??").counts()) == (1, 1, 1, 0)
-    assert tallies(compared("####", "#..?", overlap=0.1).counts()) == (1, 1, 1, 0)
+    assert tallies(compared("####", "#..?").counts(0.1)) == (1, 1, 1, 0)
 
 
 def test_the_size_of_a_false_alarm_is_its_own() -> None:
@@ -279,15 +291,15 @@ def test_areas_and_ground_in_degrees_are_geodesic() -> None:
 def test_landslides_belong_to_the_block_of_their_centroid() -> None:
     # The centroid of the left one lies on the edge of two blocks: it belongs to the right one.
     labels = ".##..### ........"
-    blocks = compared(labels, labels).by_blocks(20)
+    blocks = compared(labels, labels, block_m=20).by_blocks()
     assert [counts.pooled().reference[0] for counts in blocks] == [0, 1, 0, 1]
     assert [counts.km2 for counts in blocks] == [pytest.approx(4e-4)] * 4
-    [one] = compared(labels, labels).by_blocks(1000)
+    [one] = compared(labels, labels, block_m=1000).by_blocks()
     assert one == compared(labels, labels).counts()
 
 
 def test_the_last_blocks_are_cut_by_the_edge() -> None:
-    blocks = compared("....#", "....#").by_blocks(20)
+    blocks = compared("....#", "....#", block_m=20).by_blocks()
     assert [counts.km2 for counts in blocks] == pytest.approx([2e-4, 2e-4, 1e-4])
     assert blocks[2].found == (0, 1, 0, 0, 0)
 
@@ -302,7 +314,7 @@ def test_maps_of_yes_and_no_are_made_of_probabilities() -> None:
 @pytest.mark.parametrize("overlap", [0.0, -0.1, 1.01, math.nan])
 def test_overlaps_out_of_range_are_refused(overlap: float) -> None:
     with pytest.raises(UsageError, match=rf"overlap of {overlap:g}: it must be above 0 and up"):
-        compared("#", "#", overlap=overlap)
+        compared("#", "#").counts(overlap)
 
 
 def test_other_shapes_and_values_are_refused() -> None:
@@ -327,7 +339,7 @@ def test_landslides_without_an_id_are_refused() -> None:
 @pytest.mark.parametrize("block_m", [0.0, -20.0, 4.0, math.nan, math.inf])
 def test_blocks_without_a_pixel_are_refused(block_m: float) -> None:
     with pytest.raises(UsageError, match=rf"blocks of {block_m:g} m: pixels have 10 m"):
-        compared("#", "#").by_blocks(block_m)
+        compared("#", "#", block_m=block_m)
 
 
 @pytest.mark.parametrize("sizes", [[], [5], [-1, 0]])
@@ -452,7 +464,7 @@ def test_from_rasters_to_an_interval() -> None:
     half[2::5, 2::5][odd] = 0
     grid = utm(25, 25)
     first, second = (
-        compare_objects(mapped, labels, grid).by_blocks(50) for mapped in (half, labels)
+        compare_objects(mapped, labels, grid, block_m=50).by_blocks() for mapped in (half, labels)
     )
     assert len(first) == 25
     told = paired_difference(first, second, sizes=(0, 1))
@@ -460,3 +472,68 @@ def test_from_rasters_to_an_interval() -> None:
     assert told.interval is not None
     # The share of 25 draws of blocks of which 12 are missed: .48 ± 1.96 sqrt(.48 x .52 / 25).
     assert told.interval == pytest.approx((0.284, 0.676), abs=0.041)
+
+
+# Pairs, merges, splits and sizes -----------------------------------------------------------------
+
+
+@FEW
+@given(grounds(), st.booleans(), st.sampled_from([0.1, 0.25, 0.5, 1.0]))
+def test_pairs_are_those_of_trying_all(
+    ground: tuple[Plane, Plane, NDArray[np.int_], Grid], has_ids: bool, iou: float
+) -> None:
+    mapped, labels, ids, grid = ground
+    found = compare_objects(mapped, labels, grid, ids=ids if has_ids else None)
+    drawn = reference.bodies_by_id(ids, labels) if has_ids else reference.bodies(labels)
+    drawn_px = [{at for at in body if mapped[at] != 255} for body in drawn]
+    mapped_px = [{at for at in body if labels[at] != 255} for body in reference.bodies(mapped)]
+    shared = [
+        (one, other, len(a & b) / len(a | b))
+        for one, a in enumerate(drawn_px)
+        for other, b in enumerate(mapped_px)
+        if a & b
+    ]
+    assert sorted(found.pairs.iou) == pytest.approx(sorted(value for *_, value in shared))
+    pairs = found.one_to_one(iou)
+    count, total = reference.best_pairing([pair for pair in shared if pair[2] >= iou])
+    assert len(pairs.iou) == count
+    assert pairs.iou.sum() == pytest.approx(total)
+    assert len(set(pairs.reference)) == len(set(pairs.predicted)) == count
+    merged = [sum(2 * len(a & b) >= len(a) > 0 for a in drawn_px if a & b) > 1 for b in mapped_px]
+    split = [sum(2 * len(a & b) >= len(b) > 0 for b in mapped_px if a & b) > 1 for a in drawn_px]
+    assert (found.merges(), found.splits()) == (sum(merged), sum(split))
+
+
+def test_of_several_ways_to_pair_the_one_with_most_pairs_is_taken() -> None:
+    # The middle one overlaps both mapped ones; to the right best, but then the left one has none.
+    found = compared("######.", "###....", ids=None)
+    assert found.one_to_one(0.25).iou.tolist() == [0.5]
+    ids = np.array([[1, 1, 1, 2, 2, 2, 2, 2]])
+    found = compared("#####.##", "########", ids=ids)
+    assert found.one_to_one(0.25).iou.tolist() == pytest.approx([3 / 5, 2 / 5])
+
+
+def test_merges_and_splits() -> None:
+    assert compared("#######", "##.##.#").merges() == 1
+    assert compared("##.##.#", "#######").splits() == 1
+    assert compared("##.....", "##.##..").merges() == 0
+
+
+def test_the_size_of_which_half_are_found() -> None:
+    """Landslides of 1 to 40 px; those above 10 px are found, below it more rarely."""
+    random = np.random.default_rng(0)
+    pixels = random.integers(1, 41, 400)
+    found = random.random(400) < 1 / (1 + np.exp(-3 * np.log(pixels / 10)))
+    labels, mapped = np.zeros((2, 800, 40), np.uint8)
+    for row, (number, is_found) in enumerate(zip(pixels, found, strict=True)):
+        labels[2 * row, :number] = 1
+        mapped[2 * row, :number] = is_found
+    told = compare_objects(mapped, labels, utm(800, 40))
+    assert told.half_found_m2() == pytest.approx(1000, rel=0.15)
+
+
+@pytest.mark.parametrize(("mapped", "labels"), [("#.#.#", "#.#.#"), (".....", "#.#.#")])
+def test_no_size_is_told_where_all_or_none_or_few_are_found(mapped: str, labels: str) -> None:
+    assert math.isnan(compared(mapped, labels).half_found_m2())
+    many = compared(" ".join([mapped, "....."] * 9), " ".join([labels, "....."] * 9))
+    assert math.isnan(many.half_found_m2())

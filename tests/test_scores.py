@@ -92,10 +92,35 @@ def test_scores_are_those_of_scikit_learn(pair: Pair, threshold: float) -> None:
     assert same(counts.precision, metrics.precision_score(truth, mapped, **undefined))
     assert same(counts.recall, metrics.recall_score(truth, mapped, **undefined))
     assert same(counts.f1, metrics.f1_score(truth, mapped, **undefined))
+    if (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn):  # else scikit-learn says 0
+        assert same(counts.mcc, metrics.matthews_corrcoef(truth, mapped))
+    else:
+        assert math.isnan(counts.mcc)
+    assert same(counts.omission, 1 - counts.recall)
+    assert same(counts.commission, 1 - counts.precision)
+    assert same(counts.mapping_error, 1 - counts.iou)
+    expected = mapped.sum() / truth.sum() - 1 if truth.any() else math.nan
+    assert same(counts.total_area_error, expected)
     if tp + fp + fn:  # scikit-learn's Jaccard score knows no NaN
         assert same(counts.iou, metrics.jaccard_score(truth, mapped))
     else:
         assert math.isnan(counts.iou)
+
+
+@FEW
+@given(pairs())
+def test_calibration_is_that_of_going_from_pixel_to_pixel(pair: Pair) -> None:
+    from sklearn import metrics
+
+    codes, labels = pair
+    histogram = ScoreHistogram.of(codes, labels)
+    error, brier = reference.calibration(codes, labels)
+    assert same(histogram.calibration_error(), error)
+    assert same(histogram.brier(), brier)
+    known = (codes != 255) & (labels != 255)
+    if known.any():
+        assert same(brier, metrics.brier_score_loss(labels[known], codes[known] / 254, pos_label=1))
+    assert sum(each.pixels for each in histogram.reliability()) == known.sum()
 
 
 @FEW

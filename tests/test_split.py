@@ -44,6 +44,9 @@ class Drawn:
     def rejected(self, window: Window) -> NDArray[np.bool_]:
         return np.zeros((window.height, window.width), dtype=bool)
 
+    def ids(self, window: Window) -> None:
+        """A raster numbers no landslides."""
+
 
 def ground(height: int, width: int, landslide: slice | None = None) -> Drawn:
     """Labelled ground with a landslide over some columns; a diagonal of landslides without."""

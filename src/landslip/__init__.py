@@ -13,7 +13,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from landslip.assess.evaluate import evaluate
-    from landslip.assess.scores import Counts, Evaluation, ScoreHistogram
+    from landslip.assess.evaluation import Evaluation
+    from landslip.assess.scores import Counts, ScoreHistogram
     from landslip.demo import run_demo
     from landslip.geo.errors import (
         BandError,
@@ -53,7 +54,7 @@ _HOME = {
     "BandError": "geo.errors",
     "Counts": "assess.scores",
     "DataError": "geo.errors",
-    "Evaluation": "assess.scores",
+    "Evaluation": "assess.evaluation",
     "Grid": "geo.grid",
     "InventoryError": "geo.errors",
     "LandslipError": "geo.errors",

@@ -768,6 +768,9 @@ def evaluate(
     like: Annotated[
         Path | None, typer.Option(help="Raster whose pixels are counted, for polygons alone.")
     ] = None,
+    block: Annotated[
+        float, typer.Option(callback=_metres, help="Side of the blocks of intervals (m).")
+    ] = 500.0,
     out: Annotated[Path | None, typer.Option(help="Folder for scores and error maps.")] = None,
     model: Annotated[Path | None, typer.Option(help="Score a model on tiles instead.")] = None,
     tiles: Annotated[Path | None, typer.Option(help="Tile set, with --model.")] = None,
@@ -776,7 +779,7 @@ def evaluate(
     precision: Precision = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """Score maps against a reference: precision, recall, F1, IoU, and where the errors lie.
+    """Score maps against a reference: pixels, outlines, landslides by size, and where errors lie.
 
     Example: landslip evaluate map/probability.tif --reference landslides.gpkg --out scores/
 
@@ -803,9 +806,10 @@ def evaluate(
 
     found = evaluate_maps(
         predictions, reference, checked=checked, positive=positive, aoi=aoi, unusable=unusable,
-        threshold=threshold, like=like, out=out, overwrite=overwrite,
+        threshold=threshold, like=like, block_m=block, out=out, overwrite=overwrite,
     )  # fmt: skip
     console.print(found.table())
+    console.print(found.object_table())
     if out is not None:
         _say(f"Scores and error maps: {out}")
 

@@ -15,8 +15,8 @@ import shapely
 from numpy.typing import NDArray
 
 from landslip.assess.evaluate import evaluate
+from landslip.assess.evaluation import Evaluation
 from landslip.assess.report import Section, write_report
-from landslip.assess.scores import Evaluation
 from landslip.geo.errors import OutputError
 from landslip.geo.inventory import Area, read_polygons, write_layers
 from landslip.geo.output import refuse_existing, require_same, whole_file

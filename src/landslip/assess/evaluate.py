@@ -8,258 +8,37 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, Resampling
 
-from landslip.assess.pictures import ErrorMap, error_classes
-from landslip.assess.scores import (
-    DEFAULT_THRESHOLD,
-    Evaluation,
-    Ground,
-    PredictionScores,
-    ScoreHistogram,
-    cut_of,
-)
-from landslip.geo.errors import DataError, OutputError, RasterError, UsageError
+from landslip.assess.blocks import Blocks
+from landslip.assess.boundary import BoundaryCounter
+from landslip.assess.evaluation import BlockCounts, Evaluation, Ground, PredictionScores
+from landslip.assess.objects import NOT_OBSERVED, ObjectCounter
+from landslip.assess.pictures import FN, FP, NOT_SCORED, TP, ErrorMap, error_classes
+from landslip.assess.predictions import Prediction, open_prediction
+from landslip.assess.scores import ScoreHistogram, cut_of
+from landslip.geo.errors import DataError, OutputError, UsageError
 from landslip.geo.grid import Grid, Window
-from landslip.geo.inventory import LAYER, Area, Polygons, read_polygons
-from landslip.geo.labels import (
-    UNLABELLED,
-    Labels,
-    PolygonLabels,
-    is_raster_file,
-    open_labels,
-)
+from landslip.geo.labels import UNLABELLED, Labels, is_raster_file, open_labels
 from landslip.geo.output import refuse_existing, whole_folder
-from landslip.geo.probability import TOP_CODE, UNKNOWN_CODE, encode, threshold_code
+from landslip.geo.probability import UNKNOWN_CODE, threshold_code
 from landslip.geo.progress import track
-from landslip.geo.raster import FileScene, open_dataset
 from landslip.geo.scene import OBSERVED, StackedScene, open_scene
 from landslip.geo.windows import cover
 
 log = logging.getLogger(__name__)
 
-CORE_PX = 2048
-"""Side of the windows that maps are read and scored in."""
-OBSERVED_LAYER = "observed"
-"""Layer of a polygon file that says which ground was looked at."""
+STRIP_PX = 8_000_000
+"""Pixels of the strips that maps are read and scored in."""
+DEFAULT_BLOCK_M = 500.0
+"""Side of the blocks that intervals are drawn from (m)."""
 SCORES_FILE = "scores.json"
-THRESHOLD_TAG = "LANDSLIP_THRESHOLD"
-"""Tag of a probability raster that says from which probability on it maps landslides."""
-
-
-class Prediction(Protocol):
-    """A map of landslides laid over a grid."""
-
-    @property
-    def path(self) -> str:
-        """As it was given."""
-        ...
-
-    @property
-    def threshold(self) -> float | None:
-        """Probability from which pixels count as mapped; None for a map of yes and no."""
-        ...
-
-    def read(self, window: Window) -> NDArray[np.uint8]:
-        """Codes of a window, shape (height, width): 254 = probability 1, 255 = not observed."""
-        ...
-
-    def close(self) -> None:
-        """Close what is open."""
-        ...
-
-
-class RasterPrediction:
-    """Probabilities, or a map of 0 and 1, in one band of a raster."""
-
-    def __init__(self, path: str, grid: Grid, threshold: float | None) -> None:
-        """Use `open_prediction`."""
-        self.path = path
-        with open_dataset(path) as dataset:
-            number = _only_band(path, dataset)
-            self._dtype = np.dtype(dataset.dtypes[number - 1])
-            self._scale = float(dataset.scales[number - 1])
-            self._offset = float(dataset.offsets[number - 1])
-            tag = dataset.tags().get(THRESHOLD_TAG)
-        is_scaled = (self._scale, self._offset) != (1.0, 0.0)
-        self._is_binary = self._dtype.kind in "iub" and not is_scaled
-        self._is_coded = (
-            self._dtype == np.uint8
-            and self._offset == 0
-            and math.isclose(self._scale * TOP_CODE, 1, rel_tol=1e-6)
-        )
-        self.threshold = None if self._is_binary else _threshold_of(path, threshold, tag)
-        self._scene = FileScene(
-            path, {"probability": number}, grid=grid, resampling=Resampling.nearest
-        )
-
-    def read(self, window: Window) -> NDArray[np.uint8]:
-        """Codes of a window, shape (height, width): 254 = probability 1, 255 = not observed."""
-        raster = self._scene.read(window, ["probability"])
-        values = raster.values[0]
-        if self._is_coded:
-            codes: NDArray[np.uint8] = np.where(raster.valid, values, UNKNOWN_CODE)
-            return codes.astype(np.uint8)
-        self._require_range(values[raster.valid])
-        share = values * self._scale + self._offset
-        codes = encode(np.clip(share, 0, 1))
-        # Rounding to codes must carry no pixel over the threshold; 1e-9 as in `threshold_code`.
-        threshold = cut_of(self.threshold)
-        cut = threshold_code(threshold)
-        mapped = share >= share.dtype.type(threshold - 1e-9)
-        codes = np.where(mapped, np.maximum(codes, cut), np.minimum(codes, cut - 1))
-        return np.where(raster.valid, codes, UNKNOWN_CODE).astype(np.uint8)
-
-    def _require_range(self, values: NDArray[Any]) -> None:
-        if values.size == 0:
-            return
-        low, high = (float(value) for value in (values.min(), values.max()))
-        if self._is_binary and low >= 0 and high > 1:
-            raise RasterError(
-                f"Cannot evaluate {self.path}: its whole numbers from {low:g} to {high:g} have no "
-                "scale that says which probabilities they are; expected 0 and 1, or a scale. "
-                f"If {high:g} is probability 1, say so with gdal_edit.py -scale {1 / high:.6g}."
-            )
-        low, high = (value * self._scale + self._offset for value in (low, high))
-        if low < -1e-6 or high > 1 + 1e-6:
-            raise RasterError(
-                f"Cannot evaluate {self.path}: probabilities from 0 to 1 are expected, found "
-                f"{low:g} to {high:g}. Convert them, or declare the nodata value with "
-                "gdal_edit.py -a_nodata."
-            )
-
-    def close(self) -> None:
-        """Close the file."""
-        self._scene.close()
-
-
-class PolygonPrediction:
-    """Landslides as polygons; the layer `observed`, if there is one, says what was looked at."""
-
-    def __init__(self, path: str, grid: Grid) -> None:
-        """Use `open_prediction`."""
-        self.path = path
-        self.threshold: float | None = None
-        file, _, layer = path.partition("|layername=")
-        polygons_of = _polygons_by_layer(file)
-        others = [name for name in polygons_of if name not in (OBSERVED_LAYER, "not_observed")]
-        layer = layer or (others[0] if len(others) == 1 else LAYER)
-        landslides = _no_polygons(grid)  # a map may say that there are no landslides
-        if polygons_of.get(layer) != 0:
-            landslides = read_polygons(f"{file}|layername={layer}", grid, what="prediction")
-        self._observed: Area | None = None
-        outlines = landslides.geometries
-        if OBSERVED_LAYER in polygons_of:
-            inside = f"{file}|layername={OBSERVED_LAYER}"
-            outlines = read_polygons(inside, grid, what="observed ground").geometries
-            self._observed = Area(outlines, grid)
-        outline = grid.footprint()
-        if outlines.size and not shapely.intersects(outlines, outline).any():
-            here, there = (
-                ", ".join(f"{value:.6g}" for value in bounds)
-                for bounds in (outline.bounds, shapely.total_bounds(outlines))
-            )
-            raise DataError(
-                f"Cannot evaluate {path}: none of its polygons touches the grid; grid (west, "
-                f"south, east, north) {here}, polygons {there}. Name the files of one place."
-            )
-        self._labels = PolygonLabels(landslides, None, grid)
-
-    def read(self, window: Window) -> NDArray[np.uint8]:
-        """Codes of a window, shape (height, width): 254 landslide, 0 none, 255 not observed."""
-        codes = self._labels.read(window) * np.uint8(TOP_CODE)
-        if self._observed is not None:
-            codes[~self._observed.read(window)] = UNKNOWN_CODE
-        return codes
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-def _only_band(path: str, dataset: Any) -> int:
-    """Number of the band that holds the map: the only one, or the one called probability."""
-    numbers = [
-        number
-        for number, colour in zip(dataset.indexes, dataset.colorinterp, strict=True)
-        if colour != ColorInterp.alpha
-    ]
-    named = [n for n in numbers if (dataset.descriptions[n - 1] or "").lower() == "probability"]
-    if len(numbers) != 1 and len(named) != 1:
-        raise RasterError(
-            f"Cannot evaluate {path}: expected one band of probabilities or of 0 and 1, found "
-            f"{len(numbers)} bands. Cut the right one out with gdal_translate -b."
-        )
-    return int(numbers[0] if len(numbers) == 1 else named[0])
-
-
-def _threshold_of(path: str, threshold: float | None, tag: str | None) -> float:
-    if threshold is not None:
-        return threshold
-    if tag is None:
-        log.warning(
-            "%s: neither --threshold nor the file's tag %s names a threshold; %g is used",
-            path, THRESHOLD_TAG, DEFAULT_THRESHOLD,
-        )  # fmt: skip
-        return DEFAULT_THRESHOLD
-    try:
-        stored = float(tag)
-    except ValueError:
-        stored = math.nan
-    if not 0 < stored <= 1:
-        raise RasterError(
-            f"Cannot evaluate {path}: its tag {THRESHOLD_TAG} is '{tag}', expected a number above "
-            "0 and up to 1. Name the threshold with --threshold."
-        )
-    return stored
-
-
-def _polygons_by_layer(file: str) -> dict[str, int]:
-    """How many polygons the layers of a file hold; nothing where it cannot be opened."""
-    import pyogrio
-
-    try:
-        layers = pyogrio.list_layers(file)
-        names = [str(name) for name, kind in layers if kind is not None]  # not styles and tables
-        return {name: int(pyogrio.read_info(file, layer=name)["features"]) for name in names}
-    except pyogrio.errors.DataSourceError:
-        return {}  # reading it says why
-
-
-def _no_polygons(grid: Grid) -> Polygons:
-    import geopandas as gpd
-
-    return Polygons(gpd.GeoDataFrame(geometry=[], crs=grid.crs), "", 0)
-
-
-def open_prediction(path: str | Path, grid: Grid, *, threshold: float | None = None) -> Prediction:
-    """Lay a map of landslides over a grid; another grid is warped by nearest neighbour.
-
-    Args:
-        path: A raster of probabilities (uint8 with the scale 1/254, floating point from 0 to 1,
-            or any whole numbers with a scale), a raster of 0 and 1, or polygons.
-        grid: Where it is wanted.
-        threshold: Probability from which pixels count as mapped; None for the tag
-            `LANDSLIP_THRESHOLD` of the file, or .5 where there is none.
-
-    Raises:
-        RasterError: The raster cannot be opened, or its values have no known meaning.
-        InventoryError: The polygons cannot be used.
-        DataError: The polygons lie elsewhere.
-    """
-    text = str(path)
-    if is_raster_file(text):
-        return RasterPrediction(text, grid, threshold)
-    return PolygonPrediction(text, grid)
 
 
 def evaluate(
@@ -272,14 +51,15 @@ def evaluate(
     positive: int | None = None,
     threshold: float | None = None,
     like: str | Path | None = None,
+    block_m: float = DEFAULT_BLOCK_M,
     out: Path | None = None,
     overwrite: bool = False,
 ) -> Evaluation:
     """Score maps of landslides against a reference, all on the same ground.
 
     Pixels are those of the first raster among the predictions, else of the reference, else of
-    `like`. They count where every prediction observed and the reference labels them. Memory does
-    not grow with the scene, save for the polygons of errors.
+    `like`. They count where every prediction observed and the reference labels them. Memory grows
+    with the number of landslides and errors, not with the scene.
 
     Args:
         predictions: Rasters or polygon files; see `open_prediction`.
@@ -291,6 +71,8 @@ def evaluate(
         threshold: Probability (above 0, up to 1) from which pixels count as mapped; None for each
             file's own.
         like: A raster that gives the pixels where all else is polygons.
+        block_m: Side of the blocks of ground from which intervals are drawn (m). Take it larger
+            than landslides, and than the distance over which ground is alike.
         out: Folder for `scores.json` and, for every prediction, `NAME_errors.tif`, `.gpkg` and
             `.png`; None writes nothing.
         overwrite: Replace an older such folder.
@@ -326,7 +108,9 @@ def evaluate(
             stack.enter_context(closing(open_prediction(path, grid, threshold=threshold)))
             for path in paths
         ]
-        comparison = _Comparison(ground, labels, opened, _unique_names(paths), str(reference))
+        comparison = _Comparison(
+            ground, labels, opened, _unique_names(paths), str(reference), block_m
+        )
         if out is None:
             return comparison.run([])
         folder = stack.enter_context(whole_folder(out, SCORES_FILE, overwrite=overwrite))
@@ -394,52 +178,61 @@ class _Comparison:
     predictions: Sequence[Prediction]
     names: Sequence[str]
     reference: str
+    block_m: float
 
     def run(self, maps: Sequence[ErrorMap]) -> Evaluation:
         """Count everything in one pass; `maps` holds nothing, or one for every prediction."""
         grid = self.ground.grid
-        histograms = [ScoreHistogram.empty() for _ in self.predictions]
         scored_in_row = np.zeros(grid.height, dtype=np.int64)
-        total = math.ceil(grid.height / CORE_PX) * math.ceil(grid.width / CORE_PX)
-        for window in track(cover(grid, CORE_PX), total=total, what="Evaluating"):
-            codes, truth = self._read(window)
+        counters = [_Counter(grid, each, self.block_m) for each in self.predictions]
+        strips = _strips(grid)
+        for window in track(strips, total=len(strips), what="Evaluating"):
+            codes, labels, is_seen = self._read(window)
+            truth = np.where(is_seen, labels, UNLABELLED).astype(np.uint8)
+            ids = self.labels.ids(window)
             scored_in_row[window.slices[0]] += (truth != UNLABELLED).sum(axis=1)
-            for number, (prediction, plane) in enumerate(zip(self.predictions, codes, strict=True)):
-                histograms[number] += ScoreHistogram.of(plane, truth)
+            for number, (counter, plane) in enumerate(zip(counters, codes, strict=True)):
+                classes = error_classes(plane >= counter.cut, truth)
+                counter.add(window, plane, truth, classes)
+                counter.add_objects(window, plane, labels, is_seen, ids)
                 if maps:
-                    cut = threshold_code(cut_of(prediction.threshold))
-                    maps[number].add(window, error_classes(plane >= cut, truth))
+                    maps[number].add(window, classes)
         if not scored_in_row.any():
             raise DataError(self._why_nothing())
         counted = np.flatnonzero(scored_in_row)
         areas = grid.pixel_area_m2(counted) * scored_in_row[counted]
-        share = histograms[0].counts(DEFAULT_THRESHOLD).landslide_share
+        scores = tuple(
+            counter.scores(name) for name, counter in zip(self.names, counters, strict=True)
+        )
+        share = scores[0].pixels.landslide_share
+        if share == 0:
+            log.warning(
+                "%s has no landslide on the ground that counts: recall is not defined, and all "
+                "that was mapped is a false alarm",
+                self.reference,
+            )
         return Evaluation(
-            tuple(
-                PredictionScores(name, prediction.path, prediction.threshold, histogram)
-                for name, prediction, histogram in zip(
-                    self.names, self.predictions, histograms, strict=True
-                )
-            ),
+            scores,
             self.reference,
             Ground(float(areas.sum()) / 1e6, int(scored_in_row.sum()), share),
         )
 
-    def _read(self, window: Window) -> tuple[list[NDArray[np.uint8]], NDArray[np.uint8]]:
-        """Codes of the predictions, and labels that are 255 wherever a pixel does not count."""
+    def _read(
+        self, window: Window
+    ) -> tuple[list[NDArray[np.uint8]], NDArray[np.uint8], NDArray[np.bool_]]:
+        """Codes of the predictions, labels, and where all maps observed usable ground."""
         codes = [prediction.read(window) for prediction in self.predictions]
-        truth = self.labels.read(window)
-        truth[self.ground.excluded(window) != OBSERVED] = UNLABELLED
+        is_seen = self.ground.excluded(window) == OBSERVED
         for plane in codes:
-            truth[plane == UNKNOWN_CODE] = UNLABELLED
-        return codes, truth
+            is_seen &= plane != UNKNOWN_CODE
+        return codes, self.labels.read(window), is_seen
 
     def _why_nothing(self) -> str:
         """The message that no ground is left; reads everything again to say what is missing."""
         grid = self.ground.grid
         tallies = {prediction.path: 0 for prediction in self.predictions}
         labelled = usable = 0
-        for window in cover(grid, CORE_PX):
+        for window in _strips(grid):
             for prediction in self.predictions:
                 known = prediction.read(window) != UNKNOWN_CODE
                 tallies[prediction.path] += int(known.sum())
@@ -451,3 +244,65 @@ class _Comparison:
             f"score; {observed}, labelled by {self.reference} {labelled}, in the area of interest "
             f"and usable {usable}. Name files of the same ground."
         )
+
+
+def _strips(grid: Grid) -> list[Window]:
+    """Full rows from the top, whole blocks of files where that fits."""
+    rows = max(STRIP_PX // grid.width // 256 * 256, 64)
+    return list(cover(grid, rows, grid.width))
+
+
+class _Counter:
+    """Counts one map, strip by strip."""
+
+    def __init__(self, grid: Grid, prediction: Prediction, block_m: float) -> None:
+        self._prediction = prediction
+        self.cut = threshold_code(cut_of(prediction.threshold))
+        self._histogram = ScoreHistogram.empty()
+        self._block_m, self._blocks = block_m, Blocks(grid, block_m)
+        self._classes = {TP: self._zeros(), FP: self._zeros(), FN: self._zeros()}
+        self._scored = self._zeros()
+        self._boundary = BoundaryCounter()
+        self._objects = ObjectCounter(grid, block_m=block_m)
+
+    def _zeros(self) -> NDArray[np.int64]:
+        return np.zeros(self._blocks.shape, np.int64)
+
+    def add(
+        self,
+        window: Window,
+        codes: NDArray[np.uint8],
+        truth: NDArray[np.uint8],
+        classes: NDArray[np.uint8],
+    ) -> None:
+        """Count the pixels of a strip: codes, labels that count, and errors of these."""
+        self._histogram += ScoreHistogram.of(codes, truth)
+        for value, sums in self._classes.items():
+            self._blocks.add(sums, window, classes == value)
+        self._blocks.add(self._scored, window, classes != NOT_SCORED)
+        self._boundary.add(codes >= self.cut, truth)
+
+    def add_objects(
+        self,
+        window: Window,
+        codes: NDArray[np.uint8],
+        labels: NDArray[np.uint8],
+        is_seen: NDArray[np.bool_],
+        ids: NDArray[np.int32] | None,
+    ) -> None:
+        """Count the landslides of a strip: of all labels, so that their sizes are whole."""
+        mapped = (codes >= self.cut).astype(np.uint8)
+        mapped[~is_seen] = NOT_OBSERVED
+        self._objects.add(window, mapped, labels, ids)
+
+    def scores(self, name: str) -> PredictionScores:
+        """What came of all strips."""
+        counts = np.stack([self._classes[value] for value in (TP, FP, FN)], axis=-1)
+        holds = counts.any(axis=-1)
+        blocks = BlockCounts(
+            self._block_m, counts[holds], np.argwhere(holds), int((self._scored > 0).sum())
+        )
+        return PredictionScores(
+            name, self._prediction.path, self._prediction.threshold, self._histogram, blocks,
+            self._boundary.scores(), self._objects.compared(),
+        )  # fmt: skip

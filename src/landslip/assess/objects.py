@@ -1,7 +1,6 @@
 """Landslide by landslide, by size: which were found, and what was mapped where there are none.
 
 Pixel scores hardly see small landslides: half of all landslides may hold a twentieth of the area.
-Whole rasters are held in memory.
 """
 
 from __future__ import annotations
@@ -14,8 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from landslip.assess.blocks import FEWEST_BLOCKS, Blocks, interval_of
+from landslip.assess.bodies import Bodies, Named, Numbered, Tally
 from landslip.geo.errors import UsageError
-from landslip.geo.grid import Grid
+from landslip.geo.grid import Grid, Window
 from landslip.geo.labels import BACKGROUND, LANDSLIDE, UNLABELLED
 from landslip.geo.probability import UNKNOWN_CODE, threshold_code
 
@@ -28,8 +29,8 @@ SIZE_TEXTS = ("< 100 m²", "100–400 m²", "400–1,000 m²", "1,000–10,000 m
 NOT_OBSERVED = 255
 """Value of a map of yes and no where it saw nothing."""
 DEFAULT_OVERLAP = 0.5
-FEWEST_BLOCKS = 20
-"""Blocks with reference landslides below which no interval is given."""
+FEWEST_LANDSLIDES = 10
+"""Reference landslides below which no size is told of which half are found."""
 
 _NONE = (0,) * len(SIZE_CLASSES_M2)
 
@@ -125,8 +126,24 @@ class Objects:
     """Row of the centroid (px); 0.5 is the middle of the first."""
     col: NDArray[np.float64]
     """Column of the centroid (px)."""
-    matched: NDArray[np.bool_]
-    """True where the other raster has it too."""
+    known_px: NDArray[np.float64]
+    """Pixels that the other raster knows."""
+    share: NDArray[np.float64]
+    """Share of these that are landslide in the other raster, too."""
+
+    def matched(self, overlap: float) -> NDArray[np.bool_]:
+        """True where the other raster has it too: at least a share `overlap` of it.
+
+        Raises:
+            UsageError: The overlap is not above 0 and up to 1.
+        """
+        if not 0 < overlap <= 1:
+            raise UsageError(
+                f"Cannot compare landslides at an overlap of {overlap:g}: it must be above 0 and "
+                "up to 1."
+            )
+        # 7 of 50 is the same number as 0.14, but 0.14 times 50 comes out above 7.
+        return self.share >= overlap
 
     @property
     def size_class(self) -> NDArray[np.int64]:
@@ -136,55 +153,66 @@ class Objects:
 
 
 @dataclass(frozen=True, eq=False)
+class Pairs:
+    """Reference and mapped landslides that share pixels, or of which one is the other."""
+
+    reference: NDArray[np.int64]
+    """Number of the reference landslide, from 0, shape (N,)."""
+    predicted: NDArray[np.int64]
+    """Number of the mapped one, same shape."""
+    iou: NDArray[np.float64]
+    """Shared pixels by all pixels of both that map and reference know, same shape."""
+    px: NDArray[np.int64]
+    """Shared pixels, same shape."""
+
+    def where(self, chosen: NDArray[Any]) -> Pairs:
+        """Some of them."""
+        return Pairs(
+            self.reference[chosen], self.predicted[chosen], self.iou[chosen], self.px[chosen]
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class ObjectComparison:
     """A map and a reference, landslide by landslide."""
 
-    grid: Grid
-    """Where both lie."""
     reference: Objects
     """Reference landslides that the map observed; matched = found."""
     predicted: Objects
     """Mapped landslides on labelled ground; not matched = false alarm."""
-    scored: NDArray[np.bool_]
-    """Shape (height, width): pixels observed by the map and labelled by the reference."""
+    pairs: Pairs
+    """Those that share pixels."""
+    blocks: Blocks
+    """Of the ground."""
+    ground_km2: NDArray[np.float64]
+    """True area that is observed and labelled, by block, shape (rows, columns)."""
 
-    def counts(self) -> SizeCounts:
-        """Counts of all ground."""
-        (counts,) = self._in_blocks(max(self.grid.shape))
-        return counts
-
-    def by_blocks(self, block_m: float) -> tuple[SizeCounts, ...]:
-        """Counts of every block of ground, row by row, those without landslides too.
-
-        A landslide belongs whole to the block that holds its centroid. Blocks are square in pixels,
-        as large as a square of `block_m`; the last ones may be cut by the edge of the grid.
+    def counts(self, overlap: float = DEFAULT_OVERLAP) -> SizeCounts:
+        """Counts of all ground.
 
         Args:
-            block_m: Side of a block (m). Take it larger than landslides, and than the distance over
-                which ground is alike.
+            overlap: Share of a landslide's pixels, above 0 and up to 1, from which it is found, or
+                no false alarm; 0.5 is usual, 0.1 asks for a hint.
 
-        Raises:
-            UsageError: A block would be smaller than a pixel.
+        Source: Zhan et al. 2005, Quality assessment for geo-spatial objects, Int. J. Remote Sensing
+            26(14), and Rutzinger, Rottensteiner, Pfeifer 2009, IEEE JSTARS 2(1) (objects are right
+            from an overlap of 50 %, shares taken of each side's own area).
         """
-        pixel_m = self.grid.pixel_size_m
-        if not (math.isfinite(block_m) and round(block_m / pixel_m) >= 1):
-            raise UsageError(
-                f"Cannot split ground into blocks of {block_m:g} m: pixels have {pixel_m:g} m. "
-                "Name a length of at least one pixel."
-            )
-        return self._in_blocks(round(block_m / pixel_m))
+        return sum(self.by_blocks(overlap), SizeCounts())
 
-    def _in_blocks(self, side: int) -> tuple[SizeCounts, ...]:
-        km2 = self._ground_km2(side)
-        sizes = len(SIZE_CLASSES_M2)
+    def by_blocks(self, overlap: float = DEFAULT_OVERLAP) -> tuple[SizeCounts, ...]:
+        """Counts of every block of ground, row by row, those without landslides too.
+
+        A landslide belongs whole to the block that holds its centroid.
+        """
+        number, sizes = self.ground_km2.size, len(SIZE_CLASSES_M2)
 
         def tally(objects: Objects) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
             """All objects, and those matched, (blocks, size classes)."""
-            block = objects.row // side * km2.shape[1] + objects.col // side
-            place = block.astype(np.int64) * sizes + objects.size_class
+            place = self.blocks.of(objects.row, objects.col) * sizes + objects.size_class
             every, matched = (
-                np.bincount(places, minlength=km2.size * sizes).reshape(-1, sizes)
-                for places in (place, place[objects.matched])
+                np.bincount(places, minlength=number * sizes).reshape(-1, sizes)
+                for places in (place, place[objects.matched(overlap)])
             )
             return every, matched
 
@@ -194,18 +222,84 @@ class ObjectComparison:
             map(tuple, counts.tolist())
             for counts in (reference, found, predicted, predicted - right)
         ]
-        lines = zip(*columns, km2.ravel().tolist(), strict=True)
+        lines = zip(*columns, self.ground_km2.ravel().tolist(), strict=True)
         return tuple(SizeCounts(*line) for line in lines)
 
-    def _ground_km2(self, side: int) -> NDArray[np.float64]:
-        """Observed and labelled ground (km2) of blocks of `side` px, (block rows, columns)."""
-        height, width = self.grid.shape
-        row_area_m2 = self.grid.pixel_area_m2(np.arange(height))
-        pixels = np.add.reduceat(self.scored, range(0, width, side), axis=1, dtype=np.int64)
-        areas_m2: NDArray[np.float64] = np.add.reduceat(
-            pixels * row_area_m2[:, None], range(0, height, side), axis=0
-        )
-        return areas_m2 / 1e6
+    def one_to_one(self, iou: float) -> Pairs:
+        """Reference and mapped landslides that are each other's: as many as can be.
+
+        No landslide is taken twice. Of several ways to pair as many, that of the largest sum of IoU
+        is taken.
+
+        Args:
+            iou: Intersection over union from which two may be paired, above 0 and up to 1.
+
+        Source: Kuhn 1955, The Hungarian method for the assignment problem, by scipy; group by
+            group of landslides that could be paired.
+        """
+        from scipy.optimize import linear_sum_assignment
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        near = self.pairs.where(self.pairs.iou >= iou)
+        one, other = len(self.reference.row), len(self.predicted.row)
+        places = (near.reference, one + near.predicted)
+        edges = coo_array((np.ones(len(near.px)), places), shape=(one + other, one + other))
+        group = connected_components(edges, directed=False)[1][near.reference]
+        order = np.argsort(group, kind="stable")
+        chosen: list[int] = []
+        for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
+            if len(members) < 2:
+                chosen += members.tolist()
+                continue
+            rows, row = np.unique(near.reference[members], return_inverse=True)
+            cols, col = np.unique(near.predicted[members], return_inverse=True)
+            worth = np.zeros((len(rows), len(cols)))
+            # More pairs are worth more than any sum of IoU.
+            worth[row, col] = len(members) + near.iou[members]
+            taken = np.zeros(worth.shape, bool)
+            taken[linear_sum_assignment(worth, maximize=True)] = True
+            chosen += members[taken[row, col]].tolist()
+        return near.where(np.sort(np.array(chosen, dtype=np.int64)))
+
+    def merges(self) -> int:
+        """Mapped landslides that hold at least half of each of two or more reference ones."""
+        held = self.pairs.px >= 0.5 * self.reference.known_px[self.pairs.reference]
+        return int((np.bincount(self.pairs.predicted[held]) > 1).sum())
+
+    def splits(self) -> int:
+        """Reference landslides that hold at least half of each of two or more mapped ones."""
+        held = self.pairs.px >= 0.5 * self.predicted.known_px[self.pairs.predicted]
+        return int((np.bincount(self.pairs.reference[held]) > 1).sum())
+
+    def half_found_m2(self, overlap: float = DEFAULT_OVERLAP) -> float:
+        """The area of which half of the landslides are found (m2).
+
+        NaN where it lies outside the areas that occur, where larger ones are not found more often,
+        or with fewer than 10 landslides.
+
+        Source: Berens 1989, NDE reliability data analysis, ASM Handbook 17 (logistic regression of
+            found or missed on the logarithm of size).
+        """
+        area, found = self.reference.area_m2, self.reference.matched(overlap)
+        if len(area) < FEWEST_LANDSLIDES or found.all() or not found.any():
+            return math.nan
+        from scipy.optimize import minimize
+
+        x = np.log(area)
+        middle, spread = x.mean(), max(float(x.std()), 1e-9)
+        z, sign = (x - middle) / spread, np.where(found, 1.0, -1.0)
+
+        def loss(weights: NDArray[np.float64]) -> float:
+            # A trace of a penalty, or sizes that part found and missed would have no best slope.
+            fit = np.logaddexp(0, -sign * (weights[0] + weights[1] * z)).sum()
+            return float(fit + 1e-4 * weights[1] ** 2)
+
+        level, slope = minimize(loss, np.zeros(2)).x
+        if slope <= 0:
+            return math.nan
+        half = float(np.exp(middle - spread * level / slope))
+        return half if area.min() <= half <= area.max() else math.nan
 
 
 def mapped_at(codes: NDArray[np.uint8], threshold: float) -> NDArray[np.uint8]:
@@ -223,122 +317,189 @@ def mapped_at(codes: NDArray[np.uint8], threshold: float) -> NDArray[np.uint8]:
     return mapped
 
 
+class ObjectCounter:
+    """Compares a map with a reference landslide by landslide, strip by strip.
+
+    A landslide is a body of landslide pixels that touch by side or corner, or all pixels of one id.
+    A reference landslide does not count where none of its pixels was observed, a mapped one where
+    none is labelled. Areas are those of all pixels; the edge of the grid cuts them. Memory grows
+    with the number of landslides, not with the grid.
+    """
+
+    def __init__(self, grid: Grid, *, block_m: float | None = None) -> None:
+        """Nothing seen yet.
+
+        Args:
+            grid: Where both lie.
+            block_m: Side of the blocks of `by_blocks` (m). Take it larger than landslides, and than
+                the distance over which ground is alike. None: one block.
+
+        Raises:
+            UsageError: A block would be smaller than a pixel.
+        """
+        self._grid = grid
+        self._blocks = Blocks(grid, block_m)
+        self._ground_m2 = np.zeros(self._blocks.shape)
+        self._mapped, self._bodies, self._ids = Bodies(), Bodies(), Named()
+        self._has_ids = False
+        self._reference, self._predicted = Tally(), Tally()
+        self._pairs: list[NDArray[np.int64]] = []
+        self._shared_px: list[NDArray[np.int64]] = []
+
+    def add(
+        self,
+        window: Window,
+        mapped: NDArray[np.uint8],
+        labels: NDArray[np.uint8],
+        ids: NDArray[np.integer[Any]] | None = None,
+    ) -> None:
+        """Take the next strip: full rows, from the top, none left out.
+
+        Args:
+            window: Where it lies.
+            mapped: The map, shape of the window: 0, 1 = landslide, 255 = not observed.
+            labels: The reference, same shape: 0, 1 = landslide, 255 = not labelled.
+            ids: Polygons of the reference by number, same shape, 0 where there is none; they keep
+                landslides apart that touch. Only where the label is 1; None: bodies. All strips
+                have them, or none.
+
+        Raises:
+            UsageError: Shapes or values do not fit, or a landslide pixel has no id.
+        """
+        shape = (window.height, window.width)
+        _require_values("the map", mapped, shape)
+        _require_values("the reference", labels, shape)
+        is_mapped, is_landslide = mapped == LANDSLIDE, labels == LANDSLIDE
+        is_observed, is_labelled = mapped != NOT_OBSERVED, labels != UNLABELLED
+        area_m2 = self._grid.pixel_area_m2(np.arange(window.row, window.row_stop))
+        self._has_ids = ids is not None
+        if ids is None:
+            drawn = self._bodies.number(is_landslide)
+        else:
+            _require_ids(ids, is_landslide)
+            drawn = self._ids.number(ids, is_landslide)
+        found = self._mapped.number(is_mapped)
+        _add(self._reference, drawn, is_observed, is_mapped, window.row, area_m2)
+        _add(self._predicted, found, is_labelled, is_landslide, window.row, area_m2)
+        both = is_mapped & is_landslide
+        # Runs of pixels along rows: there are far fewer of them than pixels.
+        one, other = drawn.numbers[both] - 1, found.numbers[both] - 1
+        changes = np.flatnonzero((one[1:] != one[:-1]) | (other[1:] != other[:-1])) + 1
+        starts = np.concatenate([[0], changes]) if one.size else changes
+        self._pairs.append(np.stack([drawn.names[one[starts]], found.names[other[starts]]], axis=1))
+        self._shared_px.append(np.diff(starts, append=one.size))
+        self._blocks.add(self._ground_m2, window, is_observed & is_labelled, area_m2)
+
+    def compared(self) -> ObjectComparison:
+        """What came of all strips."""
+        drawn = (self._ids if self._has_ids else self._bodies).joined()
+        found = self._mapped.joined()
+        reference, drawn = _objects(self._reference.total(drawn), drawn)
+        predicted, found = _objects(self._predicted.total(found), found)
+        names = np.concatenate(self._pairs)
+        places = np.stack([drawn[names[:, 0]], found[names[:, 1]]], axis=1)
+        pairs, place = np.unique(places, axis=0, return_inverse=True)
+        px = np.bincount(place.ravel(), np.concatenate(self._shared_px), len(pairs)).astype(
+            np.int64
+        )
+        one, other = pairs.T
+        union = reference.known_px[one] + predicted.known_px[other] - px
+        return ObjectComparison(
+            reference, predicted, Pairs(one, other, px / union, px), self._blocks,
+            self._ground_m2 / 1e6,
+        )  # fmt: skip
+
+
+def _objects(
+    sums: NDArray[np.float64], joined: NDArray[np.int64]
+) -> tuple[Objects, NDArray[np.int64]]:
+    """The landslides with a known pixel, and which of them every name belongs to."""
+    pixels, known, hit, area_m2, row, col = sums.T
+    counts = known > 0
+    place = np.where(counts, np.cumsum(counts) - 1, -1)
+    pixels, known, hit = pixels[counts], known[counts], hit[counts]
+    found = Objects(
+        # To the square millimetre: sums of pixels that make 400 m2 must not end below it.
+        np.round(area_m2[counts], 6), row[counts] / pixels + 0.5, col[counts] / pixels + 0.5,
+        known, hit / known,
+    )  # fmt: skip
+    return found, np.where(joined >= 0, place[joined], -1) if joined.size else joined
+
+
+def _add(
+    tally: Tally,
+    slides: Numbered,
+    known: NDArray[np.bool_],
+    hit: NDArray[np.bool_],
+    first_row: int,
+    row_area_m2: NDArray[np.float64],
+) -> None:
+    """Add pixels, known and hit ones, area, and sums of rows and columns of the landslides."""
+    own, number = slides.numbers.ravel(), len(slides.names)
+    at = np.flatnonzero(own)
+    own = own[at] - 1
+    rows, cols = np.divmod(at, slides.numbers.shape[1])
+    columns: tuple[NDArray[Any] | None, ...] = (
+        None, known.ravel()[at], hit.ravel()[at], row_area_m2[rows], rows + first_row, cols,
+    )  # fmt: skip
+    sums = [np.bincount(own, column, number).astype(np.float64) for column in columns]
+    tally.add(slides.names, np.stack(sums, axis=1))
+
+
 def compare_objects(
     mapped: NDArray[np.uint8],
     labels: NDArray[np.uint8],
     grid: Grid,
     *,
     ids: NDArray[np.integer[Any]] | None = None,
-    overlap: float = DEFAULT_OVERLAP,
+    block_m: float | None = None,
 ) -> ObjectComparison:
     """Look for every reference landslide in a map, and for every mapped one in the reference.
 
-    A landslide is a body of landslide pixels that touch by side or corner, or all pixels of one id.
-    A reference landslide is found where at least `overlap` of its observed pixels are mapped; it
-    does not count where none was observed. A mapped one is a false alarm where less than `overlap`
-    of its labelled pixels are reference landslide; it does not count where none is labelled. Areas
-    are those of all its pixels; the edge of the grid cuts them.
+    As `ObjectCounter`, of rasters that lie in memory.
 
     Args:
         mapped: The map, shape (height, width): 0, 1 = landslide, 255 = not observed.
         labels: The reference, shape (height, width): 0, 1 = landslide, 255 = not labelled.
         grid: Where both lie.
-        ids: Polygons of the reference by number, shape (height, width), 0 where there is none; they
-            keep landslides apart that touch. Only where the label is 1; None: bodies.
-        overlap: Share of pixels, above 0 and up to 1; 0.5 is usual, 0.1 asks for a hint.
+        ids: As for `ObjectCounter.add`.
+        block_m: As for `ObjectCounter`.
 
     Raises:
-        UsageError: Shapes or values do not fit, a landslide pixel has no id, or the overlap is out
-            of range.
-
-    Source: Zhan et al. 2005, Quality assessment for geo-spatial objects, Int. J. Remote Sensing
-        26(14), and Rutzinger, Rottensteiner, Pfeifer 2009, IEEE JSTARS 2(1) (objects are right
-        from an overlap of 50 %, shares taken of each side's own area).
+        UsageError: Shapes or values do not fit, or a landslide pixel has no id.
     """
-    if not 0 < overlap <= 1:
-        raise UsageError(
-            f"Cannot compare landslides at an overlap of {overlap:g}: it must be above 0 and up "
-            "to 1."
-        )
-    _require_values("the map", mapped, grid)
-    _require_values("the reference", labels, grid)
-    is_mapped, is_landslide = mapped == LANDSLIDE, labels == LANDSLIDE
-    is_observed, is_labelled = mapped != NOT_OBSERVED, labels != UNLABELLED
-    numbers = bodies_of(is_landslide) if ids is None else _by_id(ids, is_landslide)
-    row_area_m2 = grid.pixel_area_m2(np.arange(grid.height))
-    return ObjectComparison(
-        grid,
-        _matched(numbers, is_observed, is_mapped, row_area_m2, overlap),
-        _matched(bodies_of(is_mapped), is_labelled, is_landslide, row_area_m2, overlap),
-        is_observed & is_labelled,
-    )
+    counter = ObjectCounter(grid, block_m=block_m)
+    counter.add(grid.window, mapped, labels, ids)
+    return counter.compared()
 
 
-def _require_values(what: str, plane: NDArray[np.uint8], grid: Grid) -> None:
-    if plane.shape != grid.shape:
+def _require_values(what: str, plane: NDArray[np.uint8], shape: tuple[int, int]) -> None:
+    if plane.shape != shape:
         raise UsageError(
-            f"Cannot compare landslides: {what} is {plane.shape}, the grid {grid.shape} px. Read "
+            f"Cannot compare landslides: {what} is {plane.shape}, the grid {shape} px. Read "
             "both on one grid."
         )
-    odd = plane[~np.isin(plane, (BACKGROUND, LANDSLIDE, UNLABELLED))]
-    if odd.size:
+    is_odd = (plane != BACKGROUND) & (plane != LANDSLIDE) & (plane != UNLABELLED)
+    if is_odd.any():
+        odd = plane[is_odd]
         raise UsageError(
             f"Cannot compare landslides: {what} holds {odd.min():g}; expected 0, 1 and 255. Make "
             "yes and no of probabilities with mapped_at."
         )
 
 
-def bodies_of(plane: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Numbers from 1 of bodies whose pixels touch by side or corner, 0 elsewhere; shape (H, W)."""
-    from scipy.ndimage import label
-
-    numbers: NDArray[np.int32] = label(plane, structure=np.ones((3, 3)))[0]
-    return numbers
-
-
-def _by_id(ids: NDArray[np.integer[Any]], is_landslide: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Numbers from 1 of the ids that occur on landslide pixels, 0 elsewhere."""
+def _require_ids(ids: NDArray[np.integer[Any]], is_landslide: NDArray[np.bool_]) -> None:
     if ids.shape != is_landslide.shape:
         raise UsageError(
             f"Cannot compare landslides: ids are {ids.shape}, labels {is_landslide.shape} px. "
             "Rasterise both on one grid."
         )
-    own = ids[is_landslide]
-    if not own.all():
+    without = int((ids[is_landslide] == 0).sum())
+    if without:
         raise UsageError(
-            f"Cannot compare landslides: {int((own == 0).sum())} px are landslide and have no id; "
+            f"Cannot compare landslides: {without} px are landslide and have no id; "
             "expected one on each. Rasterise ids and labels from the same polygons."
         )
-    numbers = np.zeros(ids.shape, dtype=np.int32)
-    numbers[is_landslide] = np.unique(own, return_inverse=True)[1] + 1
-    return numbers
-
-
-def _matched(
-    numbers: NDArray[np.int32],
-    known: NDArray[np.bool_],
-    hit: NDArray[np.bool_],
-    row_area_m2: NDArray[np.float64],
-    overlap: float,
-) -> Objects:
-    """Measure numbered landslides with a known pixel; matched where enough of those are hit."""
-    rows, cols = np.nonzero(numbers)
-    own = numbers[rows, cols] - 1
-    count = int(numbers.max())
-
-    def sums(values: NDArray[Any]) -> NDArray[np.float64]:
-        return np.bincount(own, weights=values, minlength=count).astype(np.float64)
-
-    known_px = sums(known[rows, cols])
-    counts = known_px > 0
-    pixels = sums(np.ones(own.shape))[counts]
-    # To the square millimetre: sums of pixels that make 400 m2 must not end below it.
-    area_m2 = np.round(sums(row_area_m2[rows])[counts], 6)
-    # 7 of 50 is the same number as 0.14, but 0.14 times 50 comes out above 7.
-    matched = sums(hit[rows, cols])[counts] / known_px[counts] >= overlap
-    return Objects(
-        area_m2, sums(rows)[counts] / pixels + 0.5, sums(cols)[counts] / pixels + 0.5, matched
-    )
 
 
 @dataclass(frozen=True)
@@ -384,31 +545,28 @@ def paired_difference(
     Raises:
         UsageError: The blocks hold different reference landslides, no draws, or no such size.
 
-    Source: Künsch 1989, The jackknife and the bootstrap for general stationary observations, Annals
-        of Statistics 17(3), and Lahiri 2003, Resampling Methods for Dependent Data, chapter 12
-        (blocks; here they do not overlap); Efron and Tibshirani 1993, An Introduction to the
-        Bootstrap, chapter 13 (percentiles); Cameron, Gelbach, Miller 2008, Review of Economics and
-        Statistics 90(3) (five to thirty groups are few).
+    Source: as `blocks.interval_of`.
     """
-    if draws < 1:
-        raise UsageError(f"Cannot draw blocks {draws} times: at least 1 is needed.")
     _require_same_landslides(first, second)
     pairs = [(one.pooled(sizes), two.pooled(sizes)) for one, two in zip(first, second, strict=True)]
-    held = [(one, two) for one, two in pairs if one.reference[0]]
-    reference = np.array([one.reference[0] for one, _ in held], dtype=np.int64)
-    gain = np.array([two.found[0] - one.found[0] for one, two in held], dtype=np.int64)
-    landslides = int(reference.sum())
-    difference = int(gain.sum()) / landslides if held else math.nan
-    if len(held) < FEWEST_BLOCKS:
+    counts = np.array(
+        [(one.reference[0], two.found[0] - one.found[0]) for one, two in pairs if one.reference[0]],
+        dtype=np.int64,
+    ).reshape(-1, 2)
+
+    def gain(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        return sums[..., 1] / sums[..., 0]
+
+    landslides = int(counts[:, 0].sum())
+    difference = float(gain(counts.sum(axis=0))) if landslides else math.nan
+    interval = interval_of(counts, gain, draws=draws, seed=seed)
+    if interval is None:
         why = (
-            f"No interval: {len(held)} blocks hold reference landslides of this size, at least "
+            f"No interval: {len(counts)} blocks hold reference landslides of this size, at least "
             f"{FEWEST_BLOCKS} are needed. Take smaller blocks, or more ground."
         )
-        return RecallDifference(difference, None, len(held), landslides, why)
-    drawn = np.random.default_rng(seed).integers(len(held), size=(draws, len(held)))
-    differences = gain[drawn].sum(axis=1) / reference[drawn].sum(axis=1)
-    low, high = np.quantile(differences, (0.025, 0.975)).tolist()
-    return RecallDifference(difference, (low, high), len(held), landslides, "")
+        return RecallDifference(difference, None, len(counts), landslides, why)
+    return RecallDifference(difference, (interval.low, interval.high), len(counts), landslides, "")
 
 
 def _require_same_landslides(first: Sequence[SizeCounts], second: Sequence[SizeCounts]) -> None:

@@ -15,14 +15,14 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.features import shapes
 
-from landslip.assess.scores import (
+from landslip.assess.evaluation import (
     Ground,
     PredictionScores,
-    ScoreHistogram,
     ground_text,
     score_text,
     threshold_text,
 )
+from landslip.assess.scores import ScoreHistogram
 from landslip.geo.grid import Grid, Window
 from landslip.geo.inventory import areas_m2, write_layers
 from landslip.geo.raster import create_raster, rasterio_window

@@ -1,4 +1,4 @@
-"""Pixel counts, scores and threshold curves of the landslide class, and what an evaluation says."""
+"""Pixel counts, scores and threshold curves of the landslide class."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table
-from rich.text import Text
 
-from landslip import __version__
+from landslip.assess.blocks import Score
 from landslip.geo.errors import UsageError
 from landslip.geo.labels import BACKGROUND, LANDSLIDE
 from landslip.geo.probability import TOP_CODE, UNKNOWN_CODE, threshold_code
 
 DEFAULT_THRESHOLD = 0.5
+RELIABILITY_BINS = 10
+"""Ranges of probability whose share of landslide is told."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,42 @@ class Counts:
         return _ratio(self.tp, self.tp + self.fp + self.fn)
 
     @property
+    def omission(self) -> float:
+        """Share of the landslides that was not mapped, 1 - recall; NaN where there are none."""
+        return _ratio(self.fn, self.tp + self.fn)
+
+    @property
+    def commission(self) -> float:
+        """Share of what was mapped that is no landslide, 1 - precision; NaN where nothing was."""
+        return _ratio(self.fp, self.tp + self.fp)
+
+    @property
+    def mcc(self) -> float:
+        """Matthews correlation coefficient, -1 to 1; NaN where a row or column is empty.
+
+        Source: Matthews 1975, Biochimica et Biophysica Acta 405(2).
+        """
+        edges = (self.tp + self.fp, self.tp + self.fn, self.tn + self.fp, self.tn + self.fn)
+        if not all(edges):
+            return math.nan
+        apart = self.tp * self.tn - self.fp * self.fn
+        return apart / math.prod(math.sqrt(edge) for edge in edges)
+
+    @property
+    def mapping_error(self) -> float:
+        """(Union - intersection) / union of the two inventories, 1 - IoU; NaN as for the IoU.
+
+        Source: Carrara et al. 1992, Uncertainty in evaluating landslide hazard and risk, ITC
+            Journal 2, as used by Galli et al. 2008, Geomorphology 94(3-4), eq. 1.
+        """
+        return _ratio(self.fp + self.fn, self.tp + self.fp + self.fn)
+
+    @property
+    def total_area_error(self) -> float:
+        """Mapped area to that of the reference, less 1; NaN where there are no landslides."""
+        return _ratio(self.fp - self.fn, self.tp + self.fn)
+
+    @property
     def landslide_share(self) -> float:
         """Share of landslide pixels in the reference; NaN where nothing was counted."""
         return _ratio(self.tp + self.fn, self.total)
@@ -72,6 +108,20 @@ class Counts:
 
 def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else math.nan
+
+
+def _ratios(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    known = np.asarray(whole) != 0
+    return np.where(known, part / np.where(known, whole, 1), np.nan)
+
+
+PIXEL_SCORES: dict[str, Score] = {
+    "precision": lambda c: _ratios(c[..., 0], c[..., 0] + c[..., 1]),
+    "recall": lambda c: _ratios(c[..., 0], c[..., 0] + c[..., 2]),
+    "f1": lambda c: _ratios(2 * c[..., 0], 2 * c[..., 0] + c[..., 1] + c[..., 2]),
+    "iou": lambda c: _ratios(c[..., 0], c[..., 0] + c[..., 1] + c[..., 2]),
+}
+"""Scores of TP, FP and FN, shape (..., 3); ground without landslides does not change them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +185,43 @@ class ScoreHistogram:
         best = np.flatnonzero(scores == np.nanmax(scores))
         return float((best[len(best) // 2] + 1) / TOP_CODE)
 
+    def reliability(self) -> list[ReliabilityBin]:
+        """What was said and what is true in ranges of probability; empty ranges are left out.
+
+        Source: Murphy and Winkler 1977, Applied Statistics 26(1).
+        """
+        codes = np.arange(TOP_CODE + 1)
+        number = np.minimum(codes * RELIABILITY_BINS // TOP_CODE, RELIABILITY_BINS - 1)
+        every = self.landslide + self.background
+        found = []
+        for place in range(RELIABILITY_BINS):
+            own = number == place
+            pixels = int(every[own].sum())
+            if pixels:
+                said = float((codes[own] * every[own]).sum()) / TOP_CODE / pixels
+                found.append(ReliabilityBin(said, int(self.landslide[own].sum()) / pixels, pixels))
+        return found
+
+    def calibration_error(self) -> float:
+        """Expected calibration error (ECE), 0 to 1: how far said and true lie apart, by pixels.
+
+        Source: Naeini, Cooper, Hauskrecht 2015, AAAI (ten ranges of equal width).
+        """
+        bins = self.reliability()
+        pixels = sum(each.pixels for each in bins)
+        far = sum(abs(each.said - each.true) * each.pixels for each in bins)
+        return far / pixels if pixels else math.nan
+
+    def brier(self) -> float:
+        """Mean squared difference of probability and truth, 0 to 1.
+
+        Source: Brier 1950, Monthly Weather Review 78(1).
+        """
+        said = np.arange(TOP_CODE + 1) / TOP_CODE
+        pixels = int(self.landslide.sum() + self.background.sum())
+        squares = self.landslide * (1 - said) ** 2 + self.background * said**2
+        return float(squares.sum()) / pixels if pixels else math.nan
+
     def average_precision(self) -> float:
         """Mean precision over recall, from 0 to 1; NaN where there are no landslides.
 
@@ -148,107 +235,17 @@ class ScoreHistogram:
         return float((np.diff(found, prepend=0) * precision).sum() / found[-1])
 
 
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Pixels whose probability lies in one range."""
+
+    said: float
+    """Their mean probability."""
+    true: float
+    """Share of them that is landslide."""
+    pixels: int
+
+
 def cut_of(threshold: float | None) -> float:
     """The threshold to count at; maps of yes and no are codes 0 and 254, so any will do."""
     return DEFAULT_THRESHOLD if threshold is None else threshold
-
-
-@dataclass(frozen=True)
-class Ground:
-    """The ground that all maps were scored on."""
-
-    km2: float
-    """True area."""
-    pixels: int
-    """Pixels scored."""
-    landslide_share: float
-    """Share of landslide pixels in the reference, 0 to 1."""
-
-
-@dataclass(frozen=True)
-class PredictionScores:
-    """What was counted for one map."""
-
-    name: str
-    """Its name in tables and files; differs between the maps of an evaluation."""
-    path: str
-    """As it was given."""
-    threshold: float | None
-    """Probability from which pixels count as mapped; None for a map of yes and no."""
-    histogram: ScoreHistogram
-    """Its probabilities on landslide and on background."""
-
-    @property
-    def pixels(self) -> Counts:
-        """Pixels right and wrong at the threshold, with precision, recall, F1 and IoU."""
-        return self.histogram.counts(cut_of(self.threshold))
-
-    def record(self) -> dict[str, object]:
-        """For `scores.json`: undefined scores are None."""
-        counts = self.pixels
-        scores = {name: getattr(counts, name) for name in ("precision", "recall", "f1", "iou")}
-        tallies = {name: getattr(counts, name) for name in ("tp", "fp", "fn", "tn")}
-        return {
-            "name": self.name,
-            "path": self.path,
-            "threshold": self.threshold,
-            "pixels": {name: _defined(score) for name, score in scores.items()} | tallies,
-        }
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Scores of one or several maps on the same ground."""
-
-    predictions: tuple[PredictionScores, ...]
-    """In the order given."""
-    reference: str
-    """Path of the reference."""
-    ground: Ground
-    """Where they were scored."""
-
-    def table(self) -> Table:
-        """The scores for people, one row a map."""
-        table = Table(caption=f"Pixels of the landslide class; {ground_text(self.ground)}.")
-        table.add_column("Prediction", overflow="fold")
-        for column in ("Precision", "Recall", "F1", "IoU", "Threshold"):
-            table.add_column(column, justify="right")
-        for scores in self.predictions:
-            counts = scores.pixels
-            texts = map(score_text, (counts.precision, counts.recall, counts.f1, counts.iou))
-            table.add_row(Text(scores.name), *texts, threshold_text(scores.threshold))
-        return table
-
-    def record(self) -> dict[str, object]:
-        """The content of `scores.json`."""
-        return {
-            "predictions": [scores.record() for scores in self.predictions],
-            "reference": self.reference,
-            "ground": {
-                "km2": self.ground.km2,
-                "pixels": self.ground.pixels,
-                "landslide_share": self.ground.landslide_share,
-            },
-            "landslip": __version__,
-        }
-
-
-def ground_text(ground: Ground) -> str:
-    """Area and landslide share for people."""
-    # Small grounds keep three digits that tell something: .0035, not .00.
-    area = f"{ground.km2:,.2f}" if ground.km2 >= 1 else f"{ground.km2:.3g}"
-    return f"{area} km² scored, {ground.landslide_share:.2%} of it landslide"
-
-
-def score_text(score: float) -> str:
-    """A score for people."""
-    return "–" if math.isnan(score) else f"{score:.3f}"
-
-
-def threshold_text(threshold: float | None) -> str:
-    """A threshold for people."""
-    return "–" if threshold is None else f"{threshold:.3g}"
-
-
-def _defined(score: float) -> float | None:
-    return None if math.isnan(score) else score

@@ -195,21 +195,35 @@ def rasterised(
     geometries: Sequence[Any] | NDArray[np.object_], grid: Grid, window: Window
 ) -> NDArray[np.bool_]:
     """Pixels of a window whose middle lies in a polygon, shape (height, width)."""
+    return _burnt(geometries, np.ones(len(geometries), np.uint8), grid, window).astype(bool)
+
+
+def _burnt(
+    geometries: Sequence[Any] | NDArray[np.object_],
+    values: NDArray[Any],
+    grid: Grid,
+    window: Window,
+) -> NDArray[Any]:
+    """The value of the last polygon that holds the middle of a pixel, 0 where none does."""
     own = grid.crop(window)
     box = shapely.box(*own.footprint().bounds)
-    touching = [shape for shape in geometries if shape.intersects(box)]
+    touching = [at for at, shape in enumerate(geometries) if shape.intersects(box)]
     if not touching:
-        return np.zeros(own.shape, dtype=bool)
+        return np.zeros(own.shape, dtype=values.dtype)
     # In whole pixels from the window's corner, vertices rounded: an edge through the middle of a
     # pixel then falls to the same side whatever the window.
     to_pixels, corner = ~grid.transform, (window.col, window.row)
     in_pixels = shapely.transform(
-        np.array(touching, dtype=object),
+        np.array([geometries[at] for at in touching], dtype=object),
         lambda points: np.round(_mapped(to_pixels, points) * 2**20) / 2**20 - corner,
     )
     with without_position():
-        burnt = rasterize(list(in_pixels), out_shape=own.shape, dtype="uint8")
-    return np.asarray(burnt, dtype=bool)
+        burnt = rasterize(
+            list(zip(in_pixels, values[touching].tolist(), strict=True)),
+            out_shape=own.shape,
+            dtype=values.dtype.name,
+        )
+    return np.asarray(burnt)
 
 
 def _mapped(transform: Affine, points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -234,10 +248,21 @@ class Area:
 
     def read(self, window: Window) -> NDArray[np.bool_]:
         """Pixels whose middle lies inside, shape (height, width)."""
+        return rasterised(self._tree.geometries[self._near(window)], self._grid, window)
+
+    def numbers(self, window: Window) -> NDArray[np.int32]:
+        """Which polygon every pixel's middle lies in, shape (height, width).
+
+        1 for the first polygon; the last one where several share a pixel; 0 for none.
+        """
+        found = self._near(window)
+        numbers = (found + 1).astype(np.int32)
+        return _burnt(self._tree.geometries[found], numbers, self._grid, window)
+
+    def _near(self, window: Window) -> NDArray[np.int64]:
+        """Numbers of the polygons near a window, in the order in which they were given."""
         box = shapely.box(*self._grid.crop(window).footprint().bounds)
-        # Sorted, so that the answer never depends on the order inside the tree.
-        found = np.sort(self._tree.query(box))
-        return rasterised(self._tree.geometries[found], self._grid, window)
+        return np.sort(self._tree.query(box))
 
 
 def write_layers(

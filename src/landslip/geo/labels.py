@@ -42,6 +42,10 @@ class Labels(Protocol):
         """
         ...
 
+    def ids(self, window: Window) -> NDArray[np.int32] | None:
+        """Shape (height, width): which landslide, from 1; None where landslides have no numbers."""
+        ...
+
 
 class PolygonLabels:
     """Labels from landslide polygons, and from the areas in which everything was inspected."""
@@ -90,6 +94,10 @@ class PolygonLabels:
     def rejected(self, window: Window) -> NDArray[np.bool_]:
         """Shape (height, width): background that an analyst rejected as a landslide."""
         return self._rejected.read(window) & ~self._landslides.read(window)
+
+    def ids(self, window: Window) -> NDArray[np.int32]:
+        """Shape (height, width): the polygon that is drawn there, from 1; 0 for none."""
+        return self._landslides.numbers(window)
 
 
 class RasterLabels:
@@ -168,6 +176,9 @@ class RasterLabels:
         """Shape (height, width): false alarms; a raster itself rejects nothing."""
         rejected = self._rejected.read(window)
         return rejected & (self.read(window) != LANDSLIDE) if rejected.any() else rejected
+
+    def ids(self, window: Window) -> None:
+        """A raster says where landslides are, and not which."""
 
 
 def _listed(values: set[float]) -> str:

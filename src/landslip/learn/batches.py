@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from landslip.assess.objects import bodies_of
+from landslip.assess.bodies import bodies_of
 from landslip.geo.grid import Window
 from landslip.geo.labels import BACKGROUND, LANDSLIDE, UNLABELLED
 from landslip.geo.parallel import in_order
