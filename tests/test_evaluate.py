@@ -340,7 +340,13 @@ def test_outputs(tmp_path: Path) -> None:
     assert sorted(file.name for file in out.iterdir()) == [
         "map_errors.gpkg",
         "map_errors.png",
+        "map_errors.qml",
         "map_errors.tif",
+        "map_pr.png",
+        "map_reliability.png",
+        "map_sizes.png",
+        "map_worst.png",
+        "report.html",
         "scores.json",
     ]
     counts = only(evaluation)
@@ -370,11 +376,14 @@ def test_outputs(tmp_path: Path) -> None:
 
     text = (out / "scores.json").read_text(encoding="utf-8")
     record = json.loads(text)
-    assert list(record) == ["predictions", "reference", "ground", "landslip"]
+    assert list(record) == [
+        "predictions", "differences", "reference", "reference_shifted_f1", "reference_reviewed",
+        "ground", "landslip",
+    ]  # fmt: skip
     (scores,) = record["predictions"]
     assert list(scores) == [
         "name", "path", "threshold", "pixels", "blocks", "boundary", "objects", "inventory",
-        "probability",
+        "probability", "map",
     ]  # fmt: skip
     keys = ["precision", "recall", "f1", "iou", "omission", "commission", "mcc"]
     keys += ["tp", "fp", "fn", "tn"]

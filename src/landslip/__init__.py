@@ -14,6 +14,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from landslip.assess.evaluate import evaluate
     from landslip.assess.evaluation import Evaluation
+    from landslip.assess.evaluation_report import write_evaluation_report
+    from landslip.assess.frequency import FrequencyArea, inventory_statistics
     from landslip.assess.scores import Counts, ScoreHistogram
     from landslip.demo import run_demo
     from landslip.geo.errors import (
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from landslip.geo.raster import Raster, Scene
     from landslip.geo.scene import open_scene
     from landslip.learn.authors import convert_checkpoint
+    from landslip.learn.calibrate import calibrate_model
     from landslip.learn.card import ModelCard, load_card, load_model
     from landslip.learn.plan import TrainOptions
     from landslip.learn.predict import score_model
@@ -55,6 +58,7 @@ _HOME = {
     "Counts": "assess.scores",
     "DataError": "geo.errors",
     "Evaluation": "assess.evaluation",
+    "FrequencyArea": "assess.frequency",
     "Grid": "geo.grid",
     "InventoryError": "geo.errors",
     "LandslipError": "geo.errors",
@@ -81,10 +85,12 @@ _HOME = {
     "TrainOptions": "learn.plan",
     "UsageError": "geo.errors",
     "Window": "geo.grid",
+    "calibrate_model": "learn.calibrate",
     "check_scene": "prepare.check",
     "convert_checkpoint": "learn.authors",
     "estimate_map": "mapping.scene_map",
     "evaluate": "assess.evaluate",
+    "inventory_statistics": "assess.frequency",
     "load_card": "learn.card",
     "load_model": "learn.card",
     "make_tiles": "prepare.tiles",
@@ -103,6 +109,7 @@ _HOME = {
     "train_model": "learn.train",
     "train_on_scene": "learn.train",
     "write_eight_bit": "prepare.scaling",
+    "write_evaluation_report": "assess.evaluation_report",
     "write_valley": "samples.synthetic",
 }
 
@@ -111,6 +118,7 @@ __all__ = [
     "Counts",
     "DataError",
     "Evaluation",
+    "FrequencyArea",
     "Grid",
     "InventoryError",
     "LandslipError",
@@ -137,10 +145,12 @@ __all__ = [
     "TrainOptions",
     "UsageError",
     "Window",
+    "calibrate_model",
     "check_scene",
     "convert_checkpoint",
     "estimate_map",
     "evaluate",
+    "inventory_statistics",
     "load_card",
     "load_model",
     "make_tiles",
@@ -159,6 +169,7 @@ __all__ = [
     "train_model",
     "train_on_scene",
     "write_eight_bit",
+    "write_evaluation_report",
     "write_valley",
 ]
 

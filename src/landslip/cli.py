@@ -201,6 +201,9 @@ FalseAlarms = Annotated[
     Path | None,
     typer.Option(help="Polygons over what a model wrongly mapped: shown more often."),
 ]
+Block = Annotated[
+    float, typer.Option(callback=_metres, help="Side of the blocks of intervals (m).")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, float32, bf16 or fp16.")]
@@ -679,8 +682,15 @@ def map_(
         str, typer.Option(help="auto, model or scene: whose range of numbers the model is shown.")
     ] = "auto",
     threshold: Annotated[
-        float | None, typer.Option(help="Probability of a landslide; default: the model's.")
+        float | None,
+        typer.Option(help="Probability of a landslide; default: the model's, of the largest F1."),
     ] = None,
+    recall: Annotated[
+        float | None, typer.Option(help="Threshold that found this share on validation: 0.9.")
+    ] = None,
+    balanced: Annotated[
+        bool, typer.Option("--balanced", help="Threshold of equal precision and recall.")
+    ] = False,
     outline: Annotated[str, typer.Option(help="contour (smooth) or pixels (exact edges).")] = (
         "contour"
     ),
@@ -731,8 +741,14 @@ def map_(
     # Before a pair is measured, which takes its time.
     if out is not None:
         refuse_existing(out, overwrite=overwrite, marker="run.json")
-    for path in model:
-        load_card(path)
+    cards = [load_card(path) for path in model]
+    if recall is not None or balanced:
+        if (threshold is not None) + (recall is not None) + balanced > 1:
+            raise UsageError(
+                "Cannot choose the threshold in two ways: name one of --threshold, --recall and "
+                "--balanced."
+            )
+        threshold = sum(card.threshold_for(recall) for card in cards) / len(cards)
     options = MapOptions(
         scaling=scaling, threshold=threshold, outline=outline, min_area_m2=min_area,
         as_float=as_float, tta=tta, scales=_numbers(scales, "scales", "1,0.5"), first=first,
@@ -768,9 +784,7 @@ def evaluate(
     like: Annotated[
         Path | None, typer.Option(help="Raster whose pixels are counted, for polygons alone.")
     ] = None,
-    block: Annotated[
-        float, typer.Option(callback=_metres, help="Side of the blocks of intervals (m).")
-    ] = 500.0,
+    block: Block = 500.0,
     out: Annotated[Path | None, typer.Option(help="Folder for scores and error maps.")] = None,
     model: Annotated[Path | None, typer.Option(help="Score a model on tiles instead.")] = None,
     tiles: Annotated[Path | None, typer.Option(help="Tile set, with --model.")] = None,
@@ -811,7 +825,112 @@ def evaluate(
     console.print(found.table())
     console.print(found.object_table())
     if out is not None:
-        _say(f"Scores and error maps: {out}")
+        _say(f"Report: {out / 'report.html'}")
+
+
+@app.command()
+def compare(
+    predictions: Annotated[list[Path], typer.Argument(help="Two maps or more, from any tool.")],
+    reference: Annotated[Path, typer.Option(help="Polygons or label raster.")],
+    checked: Checked = None,
+    positive: Positive = None,
+    aoi: Aoi = None,
+    unusable: Unusable = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Threshold; default: the one in each raster's tags.")
+    ] = None,
+    like: Annotated[
+        Path | None, typer.Option(help="Raster whose pixels are counted, for polygons alone.")
+    ] = None,
+    block: Block = 500.0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for a report and maps of where they differ.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Which map is better, by how much, how sure that is, and where they differ.
+
+    Example: landslip compare a/probability.tif b/probability.tif --reference landslides.gpkg
+    """
+    from landslip.assess.evaluate import evaluate as evaluate_maps
+    from landslip.geo.errors import UsageError
+
+    if len(predictions) < 2:
+        raise UsageError("Cannot compare one map: name two or more, or use landslip evaluate.")
+    found = evaluate_maps(
+        predictions, reference, checked=checked, positive=positive, aoi=aoi, unusable=unusable,
+        threshold=threshold, like=like, block_m=block, differences=True, out=out,
+        overwrite=overwrite,
+    )  # fmt: skip
+    for table in (found.table(), found.object_table(), found.difference_table()):
+        console.print(table)
+    if out is not None:
+        _say(f"Report: {out / 'report.html'}")
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder that evaluate or compare wrote.")],
+) -> None:
+    """Make the report of an evaluation again, from its scores and pictures.
+
+    Example: landslip report scores/
+    """
+    from landslip.assess.evaluation_report import write_evaluation_report
+
+    _say(f"Report: {write_evaluation_report(folder)}")
+
+
+@app.command()
+def stats(
+    inventory: Annotated[Path, typer.Argument(help="Landslide polygons.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the curve and its numbers.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """How many landslides of which size: frequency-area curve, power law, rollover, completeness.
+
+    Example: landslip stats map/landslides.gpkg --out stats/
+    """
+    from landslip.assess.frequency import inventory_statistics
+
+    found = inventory_statistics(inventory, out=out, seed=seed, overwrite=overwrite)
+    console.print(found.table())
+    if out is not None:
+        _say(f"Curve and numbers: {out}")
+
+
+@app.command()
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="Model file.")],
+    tiles: Annotated[Path, typer.Option(help="Tile set that the model did not learn from.")],
+    out: Annotated[Path, typer.Option(help="Model to write.")],
+    method: Annotated[str, typer.Option(help="temperature or isotonic.")] = "temperature",
+    split: Annotated[str, typer.Option(help="Side of the tile set that decides.")] = "validation",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn a model's scores into probabilities, for ground like that of the tiles.
+
+    Example: landslip calibrate event.safetensors --tiles tiles --out calibrated.safetensors
+    """
+    from landslip.learn.calibrate import calibrate_model
+
+    found = calibrate_model(
+        model, tiles, out, method=method, split=split, device=device, precision=precision,
+        overwrite=overwrite,
+    )  # fmt: skip
+    rows = [
+        (
+            each.split,
+            f"calibration error {each.error_before:.4f} -> {each.error_after:.4f}, "
+            f"Brier score {each.brier_before:.4f} -> {each.brier_after:.4f}",
+        )
+        for each in found
+    ]
+    console.print(_table("probabilities", rows))
+    _say(f"{out}: believe them on ground like this; elsewhere they may be as wrong as before")
 
 
 @app.command()

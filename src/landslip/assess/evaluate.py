@@ -8,24 +8,60 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from landslip.assess.blocks import Blocks
 from landslip.assess.boundary import BoundaryCounter
-from landslip.assess.evaluation import BlockCounts, Evaluation, Ground, PredictionScores
+from landslip.assess.charts import (
+    worst_blocks,
+    write_reliability,
+    write_sizes,
+    write_worst_blocks,
+)
+from landslip.assess.evaluation import (
+    BlockCounts,
+    Difference,
+    Evaluation,
+    Ground,
+    PredictionScores,
+    ground_text,
+)
+from landslip.assess.evaluation_report import SCORES_FILE, write_evaluation_report
 from landslip.assess.objects import NOT_OBSERVED, ObjectCounter
-from landslip.assess.pictures import FN, FP, NOT_SCORED, TP, ErrorMap, error_classes
+from landslip.assess.pictures import (
+    FN,
+    FP,
+    NOT_SCORED,
+    TP,
+    ErrorMap,
+    difference_classes,
+    differences_of,
+    error_classes,
+    subtitle_of,
+    title_of,
+    write_pr_curve,
+)
 from landslip.assess.predictions import Prediction, open_prediction
-from landslip.assess.scores import ScoreHistogram, cut_of
+from landslip.assess.scores import Counts, ScoreHistogram, cut_of
 from landslip.geo.errors import DataError, OutputError, UsageError
 from landslip.geo.grid import Grid, Window
-from landslip.geo.labels import UNLABELLED, Labels, is_raster_file, open_labels
+from landslip.geo.labels import (
+    LANDSLIDE,
+    UNLABELLED,
+    Labels,
+    PolygonLabels,
+    is_raster_file,
+    open_labels,
+)
 from landslip.geo.output import refuse_existing, whole_folder
 from landslip.geo.probability import UNKNOWN_CODE, threshold_code
 from landslip.geo.progress import track
@@ -38,7 +74,6 @@ STRIP_PX = 8_000_000
 """Pixels of the strips that maps are read and scored in."""
 DEFAULT_BLOCK_M = 500.0
 """Side of the blocks that intervals are drawn from (m)."""
-SCORES_FILE = "scores.json"
 
 
 def evaluate(
@@ -52,6 +87,7 @@ def evaluate(
     threshold: float | None = None,
     like: str | Path | None = None,
     block_m: float = DEFAULT_BLOCK_M,
+    differences: bool = False,
     out: Path | None = None,
     overwrite: bool = False,
 ) -> Evaluation:
@@ -73,8 +109,10 @@ def evaluate(
         like: A raster that gives the pixels where all else is polygons.
         block_m: Side of the blocks of ground from which intervals are drawn (m). Take it larger
             than landslides, and than the distance over which ground is alike.
-        out: Folder for `scores.json` and, for every prediction, `NAME_errors.tif`, `.gpkg` and
-            `.png`; None writes nothing.
+        differences: True: how much better one map is than another, for every two of them, and
+            where they differ.
+        out: Folder for `report.html`, `scores.json` and, for every prediction, `NAME_errors.tif`,
+            `.gpkg` and `.png`, and charts; None writes nothing.
         overwrite: Replace an older such folder.
 
     Raises:
@@ -109,21 +147,76 @@ def evaluate(
             for path in paths
         ]
         comparison = _Comparison(
-            ground, labels, opened, _unique_names(paths), str(reference), block_m
+            ground, labels, opened, _unique_names(paths), str(reference), block_m, differences
         )
         if out is None:
-            return comparison.run([])
+            return comparison.run([], [])
         folder = stack.enter_context(whole_folder(out, SCORES_FILE, overwrite=overwrite))
         maps = [
             stack.enter_context(ErrorMap(folder / f"{name}_errors", grid, ground.extent))
             for name in comparison.names
         ]
-        evaluation = comparison.run(maps)
+        apart = [
+            stack.enter_context(
+                ErrorMap(
+                    folder / f"{first}_{second}_difference", grid, ground.extent,
+                    differences_of(first, second),
+                )
+            )
+            for first, second in comparison.pairs
+        ]  # fmt: skip
+        evaluation = comparison.run(maps, apart)
         for error_map, scores in zip(maps, evaluation.predictions, strict=True):
-            error_map.finish(scores, evaluation.ground)
-        text = json.dumps(evaluation.record(), indent=2, ensure_ascii=False, allow_nan=False)
+            error_map.finish(title_of(scores), subtitle_of(scores, evaluation.ground))
+            _write_charts(folder, scores, grid)
+        for difference_map, (first, second) in zip(apart, comparison.pairs, strict=True):
+            difference_map.finish(f"{first} and {second}", ground_text(evaluation.ground))
+        record = evaluation.record()
+        for scores, entry in zip(evaluation.predictions, record["predictions"], strict=True):
+            entry["map"] = _origin(scores, folder)
+        text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
         (folder / SCORES_FILE).write_text(text + "\n", encoding="utf-8")
+        write_evaluation_report(folder)
     return evaluation
+
+
+def _write_charts(folder: Path, scores: PredictionScores, grid: Grid) -> None:
+    """What a report shows of one map beside its error map."""
+    stem = folder / scores.name
+    write_sizes(scores.objects.counts(), stem.with_name(f"{stem.name}_sizes.png"))
+    worst = worst_blocks(scores.blocks, grid)
+    if worst:
+        errors = stem.with_name(f"{stem.name}_errors.tif")
+        write_worst_blocks(errors, worst, stem.with_name(f"{stem.name}_worst.png"))
+    if scores.threshold is not None:
+        path = stem.with_name(f"{stem.name}_pr.png")
+        write_pr_curve(scores.histogram, scores.threshold, path)
+        write_reliability(scores.histogram, stem.with_name(f"{stem.name}_reliability.png"))
+
+
+def _origin(scores: PredictionScores, folder: Path) -> dict[str, Any] | None:
+    """Where a map of landslip comes from, and its picture; None for maps of other tools."""
+    import pyogrio
+
+    beside = Path(scores.path.partition("|")[0]).parent
+    try:
+        run = json.loads((beside / "run.json").read_text(encoding="utf-8"))
+        found = {
+            "models": [each["name"] for each in run["models"]],
+            "scenes": [each["name"] for each in run["scenes"]],
+            "begun": run["begun"],
+        }
+        unseen = pyogrio.read_dataframe(
+            beside / "landslides.gpkg", layer="not_observed", read_geometry=False
+        )
+        reasons = unseen.groupby("reason")["area_m2"].sum()
+        found["not_observed_km2"] = {name: area / 1e6 for name, area in reasons.items()}
+    except (OSError, ValueError, KeyError, TypeError, pyogrio.errors.DataSourceError):
+        return None
+    picture = beside / "quicklook.png"
+    if picture.exists():
+        shutil.copyfile(picture, folder / f"{scores.name}_quicklook.png")
+    return found
 
 
 def _refuse_out(out: Path, inputs: Sequence[str], *, overwrite: bool) -> None:
@@ -179,10 +272,22 @@ class _Comparison:
     names: Sequence[str]
     reference: str
     block_m: float
+    differences: bool
 
-    def run(self, maps: Sequence[ErrorMap]) -> Evaluation:
-        """Count everything in one pass; `maps` holds nothing, or one for every prediction."""
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Names of every two maps, where differences are asked for."""
+        return list(combinations(self.names, 2)) if self.differences else []
+
+    def run(self, maps: Sequence[ErrorMap], apart: Sequence[ErrorMap]) -> Evaluation:
+        """Count everything in one pass.
+
+        Args:
+            maps: One for every prediction, or none.
+            apart: One for every pair, or none.
+        """
         grid = self.ground.grid
+        shifted = Counts()
         scored_in_row = np.zeros(grid.height, dtype=np.int64)
         counters = [_Counter(grid, each, self.block_m) for each in self.predictions]
         strips = _strips(grid)
@@ -191,12 +296,20 @@ class _Comparison:
             truth = np.where(is_seen, labels, UNLABELLED).astype(np.uint8)
             ids = self.labels.ids(window)
             scored_in_row[window.slices[0]] += (truth != UNLABELLED).sum(axis=1)
-            for number, (counter, plane) in enumerate(zip(counters, codes, strict=True)):
-                classes = error_classes(plane >= counter.cut, truth)
+            shifted += _shifted(truth)
+            errors = [
+                error_classes(plane >= counter.cut, truth)
+                for counter, plane in zip(counters, codes, strict=True)
+            ]
+            for counter, plane, classes in zip(counters, codes, errors, strict=True):
                 counter.add(window, plane, truth, classes)
                 counter.add_objects(window, plane, labels, is_seen, ids)
-                if maps:
-                    maps[number].add(window, classes)
+            for error_map, classes in zip(maps, errors, strict=False):
+                error_map.add(window, classes)
+            for difference_map, (first, second) in zip(
+                apart, combinations(errors, 2), strict=False
+            ):
+                difference_map.add(window, difference_classes(first, second))
         if not scored_in_row.any():
             raise DataError(self._why_nothing())
         counted = np.flatnonzero(scored_in_row)
@@ -215,6 +328,12 @@ class _Comparison:
             scores,
             self.reference,
             Ground(float(areas.sum()) / 1e6, int(scored_in_row.sum()), share),
+            shifted.f1,
+            isinstance(self.labels, PolygonLabels) and self.labels.is_reviewed,
+            tuple(
+                Difference.of(first, second)
+                for first, second in combinations(scores if self.differences else (), 2)
+            ),
         )
 
     def _read(
@@ -244,6 +363,15 @@ class _Comparison:
             f"score; {observed}, labelled by {self.reference} {labelled}, in the area of interest "
             f"and usable {usable}. Name files of the same ground."
         )
+
+
+def _shifted(truth: NDArray[np.uint8]) -> Counts:
+    """Labels against themselves, moved by one column."""
+    here, there = truth[:, 1:], truth[:, :-1]
+    known = (here != UNLABELLED) & (there != UNLABELLED)
+    one, other = (here == LANDSLIDE) & known, (there == LANDSLIDE) & known
+    both = int((one & other).sum())
+    return Counts(tp=both, fp=int(one.sum()) - both, fn=int(other.sum()) - both)
 
 
 def _strips(grid: Grid) -> list[Window]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from landslip import __version__
-from landslip.assess.blocks import FEWEST_BLOCKS, Interval, few_blocks_text, interval_of
+from landslip.assess.blocks import (
+    FEWEST_BLOCKS,
+    Interval,
+    PairedDifference,
+    few_blocks_text,
+    interval_of,
+    paired_scores,
+)
 from landslip.assess.boundary import BoundaryScores
 from landslip.assess.objects import SIZE_TEXTS, ObjectComparison, SizeCounts
 from landslip.assess.scores import PIXEL_SCORES, Counts, ScoreHistogram, cut_of
@@ -96,7 +104,7 @@ class PredictionScores:
         """Pixels right and wrong at the threshold, with precision, recall, F1 and IoU."""
         return self.histogram.counts(cut_of(self.threshold))
 
-    def record(self) -> dict[str, object]:
+    def record(self) -> dict[str, Any]:
         """For `scores.json`: undefined scores are None."""
         counts, blocks = self.pixels, self.blocks
         scores = {name: _defined(getattr(counts, name)) for name in SCORE_NAMES}
@@ -132,7 +140,7 @@ class PredictionScores:
         }
 
 
-def objects_record(objects: ObjectComparison) -> dict[str, object]:
+def objects_record(objects: ObjectComparison) -> dict[str, Any]:
     """Landslide by landslide, for `scores.json`."""
     detection = {}
     for overlap in OVERLAPS:
@@ -174,7 +182,7 @@ def _by_size(objects: ObjectComparison, numbers: NDArray[np.int64]) -> dict[str,
     return dict(zip(SIZE_TEXTS, sizes.tolist(), strict=True))
 
 
-def _sizes_record(counts: SizeCounts) -> list[dict[str, object]]:
+def _sizes_record(counts: SizeCounts) -> list[dict[str, Any]]:
     """One a size class."""
     columns = (
         counts.reference, counts.found, counts.predicted, counts.false_alarms,
@@ -192,7 +200,7 @@ def _sizes_record(counts: SizeCounts) -> list[dict[str, object]]:
     ]  # fmt: skip
 
 
-def probability_record(histogram: ScoreHistogram) -> dict[str, object]:
+def probability_record(histogram: ScoreHistogram) -> dict[str, Any]:
     """How far probabilities can be believed, and all thresholds, for `scores.json`."""
     return {
         "average_precision": _defined(histogram.average_precision()),
@@ -209,6 +217,45 @@ def probability_record(histogram: ScoreHistogram) -> dict[str, object]:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """How much better the second of two maps is than the first."""
+
+    first: str
+    second: str
+    scores: dict[str, PairedDifference]
+    """By name."""
+
+    @classmethod
+    def of(cls, first: PredictionScores, second: PredictionScores) -> Difference:
+        """Compare two maps of the same blocks."""
+        places = np.concatenate([first.blocks.places, second.blocks.places])
+        number = np.unique(places, axis=0, return_inverse=True)[1].ravel()
+        one, other = np.zeros((2, int(number.max(initial=-1)) + 1, 3), np.int64)
+        one[number[: len(first.blocks.places)]] = first.blocks.counts
+        other[number[len(first.blocks.places) :]] = second.blocks.counts
+        return cls(
+            first.name,
+            second.name,
+            {name: paired_scores(one, other, score) for name, score in PIXEL_SCORES.items()},
+        )
+
+    def record(self) -> dict[str, Any]:
+        """For `scores.json`."""
+        return {
+            "first": self.first,
+            "second": self.second,
+            "scores": {
+                name: {
+                    "difference": _defined(told.difference),
+                    "interval": told.interval and [told.interval.low, told.interval.high],
+                    "p": told.p,
+                }
+                for name, told in self.scores.items()
+            },
+        }
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Scores of one or several maps on the same ground."""
 
@@ -218,6 +265,12 @@ class Evaluation:
     """Path of the reference."""
     ground: Ground
     """Where they were scored."""
+    reference_shifted_f1: float
+    """F1 of the reference moved by one column, against itself."""
+    reference_reviewed: bool
+    """True where the reference holds polygons that were edited from a model's outlines."""
+    differences: tuple[Difference, ...] = ()
+    """Of every two maps, where that was asked for."""
 
     def table(self) -> Table:
         """The scores for people, one row a map."""
@@ -263,11 +316,34 @@ class Evaluation:
         table.add_row("half found from (m²)", "", *halves)
         return table
 
-    def record(self) -> dict[str, object]:
+    def difference_table(self) -> Table:
+        """How much better one map is than another, for people."""
+        table = Table(caption="Second minus first, on the same blocks of ground.")
+        table.add_column("Maps", overflow="fold")
+        for column in ("Score", "Difference", "95 % interval", "p"):
+            table.add_column(column, justify="right")
+        for each in self.differences:
+            for name in ("f1", "precision", "recall"):
+                told = each.scores[name]
+                table.add_row(
+                    Text(f"{each.second} – {each.first}" if name == "f1" else ""),
+                    {"f1": "F1"}.get(name, name),
+                    "–" if math.isnan(told.difference) else f"{told.difference:+.3f}",
+                    "–" if told.interval is None else
+                    f"{told.interval.low:+.3f} to {told.interval.high:+.3f}",
+                    "–" if told.p is None else f"{told.p:.2g}",
+                    end_section=name == "recall",
+                )  # fmt: skip
+        return table
+
+    def record(self) -> dict[str, Any]:
         """The content of `scores.json`."""
         return {
             "predictions": [scores.record() for scores in self.predictions],
+            "differences": [each.record() for each in self.differences],
             "reference": self.reference,
+            "reference_shifted_f1": _defined(self.reference_shifted_f1),
+            "reference_reviewed": self.reference_reviewed,
             "ground": {
                 "km2": self.ground.km2,
                 "pixels": self.ground.pixels,

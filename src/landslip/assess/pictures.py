@@ -26,6 +26,7 @@ from landslip.assess.scores import ScoreHistogram
 from landslip.geo.grid import Grid, Window
 from landslip.geo.inventory import areas_m2, write_layers
 from landslip.geo.raster import create_raster, rasterio_window
+from landslip.geo.styles import ClassStyle, add_styles, polygon_style, raster_style
 from landslip.geo.terrain import middle_steps_m
 
 if TYPE_CHECKING:
@@ -55,8 +56,42 @@ ERROR_CLASSES: dict[int, ErrorClass] = {
 }
 """Source: Qi et al. 2020, figure 5 (yellow, red, blue)."""
 
-_BY_RANK = np.array([NOT_SCORED, TN, TP, FP, FN], dtype=np.uint8)
-"""Where several pixels share one of the picture, the last of these is shown."""
+BOTH_RIGHT, FIRST_RIGHT, SECOND_RIGHT, BOTH_WRONG = 0, 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Palette:
+    """The classes of a map, and which is shown where several pixels share one of a picture."""
+
+    band: str
+    """What the raster shows."""
+    classes: dict[int, ErrorClass]
+    """By value."""
+    by_rank: tuple[int, ...]
+    """Values; the last one that is there is shown."""
+
+
+ERRORS = Palette("errors", ERROR_CLASSES, (NOT_SCORED, TN, TP, FP, FN))
+
+
+def differences_of(first: str, second: str) -> Palette:
+    """The classes of a map of where two maps differ."""
+    return Palette(
+        "difference",
+        {
+            BOTH_RIGHT: ErrorClass("both right", "both right", (214, 214, 210)),
+            FIRST_RIGHT: ErrorClass("first right", f"only {_short(first)} right", (230, 120, 0)),
+            SECOND_RIGHT: ErrorClass("second right", f"only {_short(second)} right", (0, 130, 110)),
+            BOTH_WRONG: ErrorClass("both wrong", "both wrong", (120, 20, 60)),
+            NOT_SCORED: ERROR_CLASSES[NOT_SCORED],
+        },
+        (NOT_SCORED, BOTH_RIGHT, BOTH_WRONG, FIRST_RIGHT, SECOND_RIGHT),
+    )
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 24 else f"{name[:23]}…"
+
 
 WIDTH_PX, HEIGHT_PX = 2000, 1400
 """Largest map in an error picture (px)."""
@@ -72,14 +107,17 @@ class ErrorPicture:
     landslide if there is one, else a false alarm, else a found landslide.
     """
 
-    def __init__(self, grid: Grid, shown: Window) -> None:
+    def __init__(self, grid: Grid, shown: Window, palette: Palette = ERRORS) -> None:
         """Nothing gathered yet.
 
         Args:
             grid: Where the error map lies.
             shown: The part of it that the picture shows.
+            palette: Its classes.
         """
         self._shown = shown
+        self._palette = palette
+        self._by_rank = np.array(palette.by_rank, dtype=np.uint8)
         self._grid = grid = grid.crop(shown)
         self._width_m, self._height_m = _pixel_sides_m(grid)
         self._shape = _picture_shape(grid, self._height_m / self._width_m)
@@ -94,7 +132,7 @@ class ErrorPicture:
         classes = classes[inside.relative_to(window).slices]
         window = inside.relative_to(self._shown)
         rank_of = np.zeros(256, dtype=np.uint8)
-        rank_of[_BY_RANK] = np.arange(len(_BY_RANK))
+        rank_of[self._by_rank] = np.arange(len(self._by_rank))
         height, width = self._ranks.shape
         rows = np.arange(window.row, window.row_stop) * height // self._grid.height
         cols = np.arange(window.col, window.col_stop) * width // self._grid.width
@@ -108,7 +146,7 @@ class ErrorPicture:
         height, width = self._shape
         rows = np.arange(height) * self._ranks.shape[0] // height
         cols = np.arange(width) * self._ranks.shape[1] // width
-        shown: NDArray[np.uint8] = _BY_RANK[self._ranks[np.ix_(rows, cols)]]
+        shown: NDArray[np.uint8] = self._by_rank[self._ranks[np.ix_(rows, cols)]]
         return shown
 
     def write(self, path: Path, *, title: str, subtitle: str) -> None:
@@ -134,8 +172,9 @@ class ErrorPicture:
         place = (left / page[0], bottom / page[1], width / page[0], height / page[1])
         axes = figure.add_axes(place)
         axes.set_axis_off()
+        kinds = self._palette.classes
         colours = np.zeros((256, 3), dtype=np.uint8)
-        for value, kind in ERROR_CLASSES.items():
+        for value, kind in kinds.items():
             colours[value] = kind.colour
         axes.imshow(colours[classes], interpolation="nearest", aspect="auto")
         axes.add_patch(_frame(axes.transAxes))
@@ -146,7 +185,7 @@ class ErrorPicture:
         present = set(np.unique(classes).tolist())
         handles = [
             Patch(facecolor=_hex(kind.colour), edgecolor="#888888", label=kind.words)
-            for value, kind in ERROR_CLASSES.items()
+            for value, kind in kinds.items()
             if value != NOT_SCORED or value in present
         ]
         handles = [*handles[1:4], handles[0], *handles[4:]]
@@ -319,21 +358,38 @@ def error_classes(mapped: NDArray[np.bool_], truth: NDArray[np.uint8]) -> NDArra
     return classes
 
 
-class ErrorMap:
-    """Where one map is right and wrong, as raster, polygons and picture, window by window."""
+def difference_classes(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Which of two maps is right: 0 both, 1 the first, 2 the second, 3 none, 255 not scored.
 
-    def __init__(self, stem: Path, grid: Grid, shown: Window) -> None:
+    Args:
+        first: Errors of the first map, any shape, as `error_classes` gives them.
+        second: Of the second, same shape.
+    """
+    wrong = [(classes == FN) | (classes == FP) for classes in (first, second)]
+    found = np.zeros(first.shape, np.uint8)
+    found[wrong[0]] += SECOND_RIGHT
+    found[wrong[1]] += FIRST_RIGHT
+    found[first == NOT_SCORED] = NOT_SCORED
+    return found
+
+
+class ErrorMap:
+    """Where maps are right and wrong, as raster and picture, window by window."""
+
+    def __init__(self, stem: Path, grid: Grid, shown: Window, palette: Palette = ERRORS) -> None:
         """Name the files and open the raster on entering.
 
         Args:
             stem: Path of the files without their ending.
             grid: Where the errors lie.
             shown: The part of it that the picture shows.
+            palette: The classes: those of one map, which get polygons, too, or of two.
         """
         self._stem = stem
         self._grid = grid
-        self._picture = ErrorPicture(grid, shown)
-        self._polygons = ErrorPolygons(grid)
+        self._palette = palette
+        self._picture = ErrorPicture(grid, shown, palette)
+        self._polygons = ErrorPolygons(grid) if palette is ERRORS else None
         self._stack = ExitStack()
         self._raster: Any = None
 
@@ -342,16 +398,18 @@ class ErrorMap:
             create_raster(
                 self._stem.with_name(f"{self._stem.name}.tif"),
                 self._grid,
-                bands=["errors"],
+                bands=[self._palette.band],
                 dtype="uint8",
                 nodata=NOT_SCORED,
                 options={"photometric": "palette"},
             )
         )
-        colours = {value: (*kind.colour, 255) for value, kind in ERROR_CLASSES.items()}
+        kinds = self._palette.classes
+        colours = {value: (*kind.colour, 255) for value, kind in kinds.items()}
         self._raster.write_colormap(1, colours)
-        words = {f"CLASS_{value}": kind.words for value, kind in ERROR_CLASSES.items()}
-        self._raster.update_tags(1, **words)
+        self._raster.update_tags(
+            1, **{f"CLASS_{value}": kind.words for value, kind in kinds.items()}
+        )
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -360,28 +418,45 @@ class ErrorMap:
     def add(self, window: Window, classes: NDArray[np.uint8]) -> None:
         """Take the classes of one window, shape (height, width)."""
         self._raster.write(classes, 1, window=rasterio_window(window))
-        self._polygons.add(window, classes)
+        if self._polygons is not None:
+            self._polygons.add(window, classes)
         self._picture.add(window, classes)
 
-    def finish(self, scores: PredictionScores, ground: Ground) -> None:
-        """Close the raster, write polygons and picture."""
+    def finish(self, title: str, subtitle: str) -> None:
+        """Close the raster, write polygons and picture, and how QGIS shows raster and polygons."""
         self._stack.close()
-        name = self._stem.name
-        write_layers(self._stem.with_name(f"{name}.gpkg"), {"errors": self._polygons.frame()})
-        counts = scores.pixels
-        shown = scores.name if len(scores.name) <= 32 else f"{scores.name[:31]}…"
-        texts = (
-            f"{what} {score_text(score)}"
-            for what, score in (
-                ("precision", counts.precision), ("recall", counts.recall), ("F1", counts.f1)
-            )
-        )  # fmt: skip
-        at = "" if scores.threshold is None else f"threshold {threshold_text(scores.threshold)}, "
-        self._picture.write(
-            self._stem.with_name(f"{name}.png"),
-            title=f"{shown}:  {'  '.join(texts)}",
-            subtitle=f"{at}{ground_text(ground)}",
+        name, kinds = self._stem.name, self._palette.classes
+        styles = {
+            value: ClassStyle(kind.words, kind.colour)
+            for value, kind in kinds.items()
+            if value != NOT_SCORED
+        }
+        self._stem.with_name(f"{name}.qml").write_text(raster_style(styles), encoding="utf-8")
+        if self._polygons is not None:
+            path = self._stem.with_name(f"{name}.gpkg")
+            write_layers(path, {"errors": self._polygons.frame()})
+            by_name = {kinds[value].short: styles[value] for value in (TP, FN, FP)}
+            add_styles(path, {"errors": polygon_style("kind", by_name)})
+        self._picture.write(self._stem.with_name(f"{name}.png"), title=title, subtitle=subtitle)
+
+
+def title_of(scores: PredictionScores) -> str:
+    """What the picture of the errors of a map is called."""
+    counts = scores.pixels
+    shown = scores.name if len(scores.name) <= 32 else f"{scores.name[:31]}…"
+    texts = (
+        f"{what} {score_text(score)}"
+        for what, score in (
+            ("precision", counts.precision), ("recall", counts.recall), ("F1", counts.f1)
         )
+    )  # fmt: skip
+    return f"{shown}:  {'  '.join(texts)}"
+
+
+def subtitle_of(scores: PredictionScores, ground: Ground) -> str:
+    """The line below it."""
+    at = "" if scores.threshold is None else f"threshold {threshold_text(scores.threshold)}, "
+    return f"{at}{ground_text(ground)}"
 
 
 class ErrorPolygons:

@@ -15,15 +15,13 @@ from rasterio.enums import ColorInterp, Resampling
 from landslip.assess.scores import DEFAULT_THRESHOLD, cut_of
 from landslip.geo.errors import DataError, RasterError
 from landslip.geo.grid import Grid, Window
-from landslip.geo.inventory import LAYER, Area, Polygons, read_polygons
+from landslip.geo.inventory import LAYER, OBSERVED, Area, Polygons, read_polygons
 from landslip.geo.labels import PolygonLabels, is_raster_file
 from landslip.geo.probability import TOP_CODE, UNKNOWN_CODE, encode, threshold_code
 from landslip.geo.raster import FileScene, open_dataset
 
 log = logging.getLogger(__name__)
 
-OBSERVED_LAYER = "observed"
-"""Layer of a polygon file that says which ground was looked at."""
 THRESHOLD_TAG = "LANDSLIP_THRESHOLD"
 """Tag of a probability raster that says from which probability on it maps landslides."""
 
@@ -123,15 +121,15 @@ class PolygonPrediction:
         self.threshold: float | None = None
         file, _, layer = path.partition("|layername=")
         polygons_of = _polygons_by_layer(file)
-        others = [name for name in polygons_of if name not in (OBSERVED_LAYER, "not_observed")]
+        others = [name for name in polygons_of if name not in (OBSERVED, "not_observed")]
         layer = layer or (others[0] if len(others) == 1 else LAYER)
         landslides = _no_polygons(grid)  # a map may say that there are no landslides
         if polygons_of.get(layer) != 0:
             landslides = read_polygons(f"{file}|layername={layer}", grid, what="prediction")
         self._observed: Area | None = None
         outlines = landslides.geometries
-        if OBSERVED_LAYER in polygons_of:
-            inside = f"{file}|layername={OBSERVED_LAYER}"
+        if OBSERVED in polygons_of:
+            inside = f"{file}|layername={OBSERVED}"
             outlines = read_polygons(inside, grid, what="observed ground").geometries
             self._observed = Area(outlines, grid)
         outline = grid.footprint()

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 LAYER = "landslides"
 """Layer that is read from files with several layers."""
+OBSERVED = "observed"
+"""Layer of the ground that was looked at."""
 
 FIXED_DATE = "2000-01-01T00:00:00.000Z"
 """Date written into GeoPackages, so that equal content gives equal bytes."""
@@ -77,6 +79,56 @@ def read_polygons(path: str | Path, grid: Grid, *, what: str = "inventory") -> P
     frame = _read_frame(str(path), what)
     source = frame.crs.to_string() if frame.crs is not None else ""
     _require_same_kind_of_crs(str(path), source, grid, what)
+    frame, repaired = _usable(frame, path, what)
+    reprojected = grid.crs is not None and not pyproj.CRS(frame.crs).equals(
+        pyproj.CRS.from_user_input(grid.crs), ignore_axis_order=True
+    )
+    if reprojected:
+        target = pyproj.CRS.from_user_input(grid.crs)
+        frame = frame.to_crs(target)
+        if not np.isfinite(frame.total_bounds).all():
+            raise InventoryError(
+                f"Cannot place {what} {path}: its coordinates lie outside the range of its CRS "
+                f"({source}). Assign the CRS that they are in (ogr2ogr -a_srs)."
+            )
+        frame = frame.set_geometry(_repaired(frame.geometry))
+        log.warning("%s: reprojected from %s to %s", Path(path).name, source, target.to_string())
+    return Polygons(frame, source if reprojected else "", repaired)
+
+
+def read_inventory(path: str | Path) -> tuple[gpd.GeoDataFrame, gpd.GeoDataFrame | None]:
+    """Read landslides in the CRS that they are in, without those that were rejected.
+
+    Args:
+        path: File, or file and layer, as for `read_polygons`.
+
+    Returns:
+        The landslides; and the layer `observed` of the same file, None where it has none.
+
+    Raises:
+        InventoryError: No such file, or no polygons in it.
+    """
+    frame = _usable(_read_frame(str(path), "inventory"), path, "inventory")[0]
+    if "status" in frame.columns:
+        frame = frame[~frame["status"].astype(str).str.lower().eq("rejected")]
+    file = str(path).partition("|")[0]
+    seen = (
+        _read_frame(f"{file}|layername={OBSERVED}", "observed ground")
+        if (OBSERVED in layer_names(file))
+        else None
+    )
+    return frame, seen
+
+
+def layer_names(file: str) -> list[str]:
+    """Names of the layers of a vector file."""
+    import pyogrio
+
+    return [str(name) for name in pyogrio.list_layers(file)[:, 0]]
+
+
+def _usable(frame: gpd.GeoDataFrame, path: str | Path, what: str) -> tuple[gpd.GeoDataFrame, int]:
+    """Flat, valid polygons, and how many had to be repaired."""
     kinds = set(frame.geom_type.dropna()) - {"Polygon", "MultiPolygon"}
     if kinds:
         raise InventoryError(
@@ -96,20 +148,7 @@ def read_polygons(path: str | Path, grid: Grid, *, what: str = "inventory") -> P
         log.warning(
             "%s: %d polygons cross themselves and were repaired", Path(path).name, crossing.sum()
         )
-    reprojected = grid.crs is not None and not pyproj.CRS(frame.crs).equals(
-        pyproj.CRS.from_user_input(grid.crs), ignore_axis_order=True
-    )
-    if reprojected:
-        target = pyproj.CRS.from_user_input(grid.crs)
-        frame = frame.to_crs(target)
-        if not np.isfinite(frame.total_bounds).all():
-            raise InventoryError(
-                f"Cannot place {what} {path}: its coordinates lie outside the range of its CRS "
-                f"({source}). Assign the CRS that they are in (ogr2ogr -a_srs)."
-            )
-        frame = frame.set_geometry(_repaired(frame.geometry))
-        log.warning("%s: reprojected from %s to %s", Path(path).name, source, target.to_string())
-    return Polygons(frame, source if reprojected else "", int(crossing.sum()))
+    return frame, int(crossing.sum())
 
 
 def _read_frame(path: str, what: str) -> gpd.GeoDataFrame:
@@ -122,7 +161,7 @@ def _read_frame(path: str, what: str) -> gpd.GeoDataFrame:
             f"Cannot open {what} {file}: there is no such file. Check its name and folder."
         )
     try:
-        names = [str(name) for name in pyogrio.list_layers(file)[:, 0]]
+        names = layer_names(file)
         if not layer:
             layer = LAYER if LAYER in names else names[0] if len(names) == 1 else ""
         if layer not in names:
@@ -277,7 +316,7 @@ def write_layers(
     """
     import pyogrio
 
-    with _fixed_date(date or FIXED_DATE), warnings.catch_warnings():
+    with fixed_date(date), warnings.catch_warnings():
         # Pictures without a position have no CRS, and that is said elsewhere.
         warnings.filterwarnings("ignore", message="'crs' was not provided")
         for name, frame in layers.items():
@@ -312,11 +351,14 @@ def refuse_reviewed(folder: Path) -> None:
 
 
 @contextmanager
-def _fixed_date(date: str) -> Iterator[None]:
+def fixed_date(date: str | None) -> Iterator[None]:
+    """Write GeoPackages with one date (ISO 8601); None: `FIXED_DATE`."""
     import pyogrio
 
     before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
-    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": os.environ.get("OGR_CURRENT_DATE", date)})
+    pyogrio.set_gdal_config_options(
+        {"OGR_CURRENT_DATE": os.environ.get("OGR_CURRENT_DATE", date or FIXED_DATE)}
+    )
     try:
         yield
     finally:

@@ -75,6 +75,10 @@ class PolygonLabels:
             else status.astype(str).str.lower().eq("rejected").to_numpy()
         )
         self.polygons = inventory.where(~is_rejected)
+        self.is_reviewed = status is not None and bool(
+            status.astype(str).str.lower().isin(["accepted", "edited"]).any()
+        )
+        """True where some landslides are a model's outlines that an analyst accepted or edited."""
         self._landslides = Area(self.polygons.geometries, grid)
         rejected = list(inventory.where(is_rejected).geometries)
         if false_alarms is not None:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from landslip.geo.errors import ModelError
+from landslip.geo.errors import ModelError, UsageError
 from landslip.geo.output import whole_file
 from landslip.learn.models import build_model
 from landslip.prepare.scaling import Scaling
@@ -109,6 +109,39 @@ class ModelCard(BaseModel):
     def required_bands(self) -> tuple[str, ...]:
         """Bands without which the model cannot be used."""
         return tuple(band for band in self.bands if band not in self.optional_bands)
+
+    def threshold_for(self, recall: float | None = None) -> float:
+        """A threshold by the curve of validation.
+
+        Args:
+            recall: The highest threshold that finds at least this share of the landslide pixels;
+                None: where precision and recall lie closest together, so that what is missed and
+                what is wrongly mapped have the same area.
+
+        Raises:
+            UsageError: The share is not above 0 and up to 1, or no threshold reaches it.
+            ModelError: The model has no curve.
+        """
+        if recall is not None and not 0 < recall <= 1:
+            raise UsageError(
+                f"Cannot choose a threshold for a recall of {recall:g}: it must be above 0 and up "
+                "to 1."
+            )
+        if not self.pr_curve:
+            raise ModelError(
+                f"Cannot choose a threshold for {self.name}: its card has no curve of precision "
+                "and recall. Name the threshold with --threshold."
+            )
+        if recall is None:
+            return min(self.pr_curve, key=lambda point: abs(point[1] - point[2]))[0]
+        enough = [threshold for threshold, _, found in self.pr_curve if found >= recall]
+        if not enough:
+            most = max(found for *_, found in self.pr_curve)
+            raise UsageError(
+                f"Cannot choose a threshold for {self.name}: on validation it finds at most "
+                f"{most:.3f} of the landslide pixels, {recall:g} was asked for. Ask for less."
+            )
+        return max(enough)
 
     @property
     def scaling_of_bands(self) -> Scaling:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from landslip.geo.errors import UsageError
 from landslip.geo.grid import Window
 from landslip.geo.raster import Raster, Scene
+from landslip.learn.calibration import Calibration
 from landslip.learn.card import ModelCard
 from landslip.learn.device import Compute
 from landslip.learn.predict import forward
@@ -171,7 +172,9 @@ class Ensemble:
             total = sent.new_zeros((len(sent), *sent.shape[-2:]))
             for scale in self._scales:
                 total += self._at_scale(member, sent, scale)
-            return total / len(self._scales)
+            calibration = Calibration.of_card(member.card.calibration)
+            mean = total / len(self._scales)
+            return mean if calibration is None else calibration.apply(mean)
 
     def _at_scale(self, member: Member, images: Tensor, scale: Fraction) -> Tensor:
         """Probabilities (B, H, W) at one scale, the mean over the turns."""

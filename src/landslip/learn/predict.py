@@ -18,6 +18,7 @@ from landslip.geo.probability import encode
 from landslip.geo.progress import track
 from landslip.learn.allocation import freed_memory_kept
 from landslip.learn.batches import Scored, ScoringGround
+from landslip.learn.calibration import Calibration
 from landslip.learn.card import ModelCard, load_model
 from landslip.learn.device import Compute
 from landslip.prepare.tile_set import TileSet
@@ -90,8 +91,17 @@ def score_model(
     split: str = "test",
     device: str = "auto",
     precision: str = "auto",
+    calibrated: bool = True,
 ) -> ScoreHistogram:
     """Scores of a model file on one side of a tile set, pooled over its pixels.
+
+    Args:
+        model: Model file.
+        tiles: Tile set.
+        split: Its side.
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: auto, float32, bf16 or fp16.
+        calibrated: False: the scores of a calibrated model before they become probabilities.
 
     Raises:
         ModelError: The model cannot be used.
@@ -117,13 +127,15 @@ def score_model(
     batches = track(ground.batches(1, workers=2), total=len(chosen), what="Scoring")
     try:
         with freed_memory_kept():
-            return score_batches(placed, batches, compute, card.stride_px)
+            total = score_batches(placed, batches, compute, card.stride_px)
     except BandError as error:
         raise BandError(
             f"Cannot score {model} on {tile_set.folder}: the model needs bands "
             f"{', '.join(card.required_bands)}, the tiles hold {', '.join(tile_set.bands)}. "
             "Use tiles with those bands."
         ) from error
+    calibration = Calibration.of_card(card.calibration) if calibrated else None
+    return total if calibration is None else calibration.histogram(total)
 
 
 def _require_like(tile_set: TileSet, card: ModelCard) -> None:

@@ -1,0 +1,110 @@
+"""Styles for QGIS: colours and words of classes, beside a raster or inside a GeoPackage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from xml.sax.saxutils import quoteattr
+
+from landslip.geo.inventory import fixed_date
+
+HEAD = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
+
+
+@dataclass(frozen=True)
+class ClassStyle:
+    """How one class is shown."""
+
+    words: str
+    """In the legend."""
+    colour: tuple[int, int, int]
+    """Red, green, blue, 0 to 255."""
+
+
+def raster_style(classes: Mapping[int, ClassStyle]) -> str:
+    """The text of a `.qml` file for a raster of classes."""
+    entries = "\n".join(
+        f'<paletteEntry value="{value}" color="{_hex(style.colour)}" alpha="255" '
+        f"label={quoteattr(style.words)}/>"
+        for value, style in classes.items()
+    )
+    return (
+        f'{HEAD}<qgis version="3.28" styleCategories="Symbology">\n<pipe>\n'
+        '<rasterrenderer type="paletted" band="1" opacity="1" alphaBand="-1" nodataColor="">\n'
+        f"<colorPalette>\n{entries}\n</colorPalette>\n</rasterrenderer>\n</pipe>\n</qgis>\n"
+    )
+
+
+def polygon_style(attribute: str, classes: Mapping[str, ClassStyle]) -> str:
+    """The QML of a layer of polygons that shows the classes of an attribute.
+
+    Args:
+        attribute: Field that holds the class.
+        classes: By value of the field.
+    """
+    categories, symbols = [], []
+    for number, (value, style) in enumerate(classes.items()):
+        categories.append(
+            f'<category type="string" value={quoteattr(value)} label={quoteattr(style.words)} '
+            f'symbol="{number}" render="true"/>'
+        )
+        red, green, blue = style.colour
+        options = {
+            "color": f"{red},{green},{blue},90",
+            "outline_color": f"{red},{green},{blue},255",
+            "outline_style": "solid",
+            "outline_width": "0.46",
+            "outline_width_unit": "MM",
+            "style": "solid",
+        }
+        listed = "".join(
+            f'<Option type="QString" name="{name}" value="{text}"/>'
+            for name, text in options.items()
+        )
+        symbols.append(
+            f'<symbol type="fill" name="{number}" alpha="1" clip_to_extent="1" force_rhr="0">'
+            '<layer class="SimpleFill" enabled="1" locked="0" pass="0">'
+            f'<Option type="Map">{listed}</Option></layer></symbol>'
+        )
+    between = "\n"
+    return (
+        f'{HEAD}<qgis version="3.28" styleCategories="Symbology">\n'
+        f'<renderer-v2 type="categorizedSymbol" attr={quoteattr(attribute)} symbollevels="0" '
+        f'forceraster="0" enableorderby="0">\n'
+        f"<categories>\n{between.join(categories)}\n</categories>\n"
+        f"<symbols>\n{between.join(symbols)}\n</symbols>\n</renderer-v2>\n</qgis>\n"
+    )
+
+
+def add_styles(path: Path, styles: Mapping[str, str], *, date: str | None = None) -> None:
+    """Put styles into a GeoPackage, where QGIS takes them up with the layers.
+
+    Args:
+        path: GeoPackage that holds the layers.
+        styles: QML by layer.
+        date: As for `write_layers`.
+    """
+    import pandas as pd
+    import pyogrio
+
+    rows = pd.DataFrame(
+        {
+            "f_table_catalog": "",
+            "f_table_schema": "",
+            "f_table_name": list(styles),
+            "f_geometry_column": "geom",
+            "styleName": "landslip",
+            "styleQML": list(styles.values()),
+            "styleSLD": "",
+            "useAsDefault": True,
+            "description": "landslip",
+            "owner": "",
+        }
+    )
+    with fixed_date(date):
+        pyogrio.write_dataframe(rows, path, layer="layer_styles", driver="GPKG", FID="id")
+
+
+def _hex(colour: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
