@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from rasterio.crs import CRS
 from rich.table import Table
 
 from landslip import __version__
@@ -169,7 +170,8 @@ def inventory_statistics(
         edge = shapely.boundary(shapely.union_all(np.asarray(seen.to_crs(frame.crs).geometry)))
         shapely.prepare(edge)
         cut = shapely.dwithin(shapes, edge, 1e-6 * max(np.ptp(frame.total_bounds), 1e-6))
-    found = areas_m2(shapes[~cut], frame.crs)
+    crs = None if frame.crs is None else CRS.from_user_input(frame.crs)
+    found = areas_m2(shapes[~cut], crs)
     found = found[found > 0]
     if not found.size:
         raise InventoryError(
