@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from landslip.learn.plan import TrainOptions
     from landslip.learn.predict import score_model
     from landslip.learn.recipes import Recipe, recipe_named
+    from landslip.learn.tile_maps import evaluate_models
     from landslip.learn.train import train_model, train_on_scene
     from landslip.mapping.options import MapEstimate, MapOptions, MapResult
     from landslip.mapping.scene_map import estimate_map, map_scene, map_scenes
@@ -90,6 +91,7 @@ _HOME = {
     "convert_checkpoint": "learn.authors",
     "estimate_map": "mapping.scene_map",
     "evaluate": "assess.evaluate",
+    "evaluate_models": "learn.tile_maps",
     "inventory_statistics": "assess.frequency",
     "load_card": "learn.card",
     "load_model": "learn.card",
@@ -150,6 +152,7 @@ __all__ = [
     "convert_checkpoint",
     "estimate_map",
     "evaluate",
+    "evaluate_models",
     "inventory_statistics",
     "load_card",
     "load_model",

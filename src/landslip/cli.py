@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 from landslip import __version__
 
 if TYPE_CHECKING:
+    from landslip.assess.evaluation import Evaluation
     from landslip.geo.scene import StackedScene
     from landslip.prepare.sharpen.matching import SharpenOptions
     from landslip.prepare.split import TileOptions
@@ -201,6 +202,13 @@ FalseAlarms = Annotated[
     Path | None,
     typer.Option(help="Polygons over what a model wrongly mapped: shown more often."),
 ]
+Models = Annotated[
+    list[Path] | None, typer.Option("--model", help="Score models on tiles instead. Repeatable.")
+]
+ScoredTiles = Annotated[
+    Path | None, typer.Option("--tiles", help="Tile set, with --model; a tile is a block.")
+]
+Side = Annotated[str, typer.Option("--split", help="Side of the tile set.")]
 Block = Annotated[
     float, typer.Option(callback=_metres, help="Side of the blocks of intervals (m).")
 ]
@@ -786,9 +794,9 @@ def evaluate(
     ] = None,
     block: Block = 500.0,
     out: Annotated[Path | None, typer.Option(help="Folder for scores and error maps.")] = None,
-    model: Annotated[Path | None, typer.Option(help="Score a model on tiles instead.")] = None,
-    tiles: Annotated[Path | None, typer.Option(help="Tile set, with --model.")] = None,
-    split: Annotated[str, typer.Option(help="Side of the tile set.")] = "test",
+    model: Models = None,
+    tiles: ScoredTiles = None,
+    split: Side = "test",
     device: Device = "auto",
     precision: Precision = "auto",
     overwrite: Overwrite = False,
@@ -801,15 +809,15 @@ def evaluate(
     """
     from landslip.geo.errors import UsageError
 
-    if model is not None and tiles is not None and not predictions:
-        from landslip.learn.card import load_card
-        from landslip.learn.plan import scores_of
-        from landslip.learn.predict import score_model
+    if model and tiles is not None and not predictions:
+        from landslip.learn.tile_maps import evaluate_models
 
-        histogram = score_model(model, tiles, split=split, device=device, precision=precision)
-        cut = load_card(model).threshold if threshold is None else threshold
-        counts = histogram.counts(cut)
-        console.print(_scores_table(f"{model} at {cut:.2f}", {split: scores_of(counts)}))
+        _show_evaluation(
+            evaluate_models(
+                model, tiles, split=split, threshold=threshold, out=out, overwrite=overwrite,
+                device=device, precision=precision,
+            ), out,
+        )  # fmt: skip
         return
     if not predictions or reference is None:
         raise UsageError(
@@ -818,20 +826,29 @@ def evaluate(
         )
     from landslip.assess.evaluate import evaluate as evaluate_maps
 
-    found = evaluate_maps(
-        predictions, reference, checked=checked, positive=positive, aoi=aoi, unusable=unusable,
-        threshold=threshold, like=like, block_m=block, out=out, overwrite=overwrite,
+    _show_evaluation(
+        evaluate_maps(
+            predictions, reference, checked=checked, positive=positive, aoi=aoi, unusable=unusable,
+            threshold=threshold, like=like, block_m=block, out=out, overwrite=overwrite,
+        ), out,
     )  # fmt: skip
+
+
+def _show_evaluation(found: Evaluation, out: Path | None) -> None:
     console.print(found.table())
     console.print(found.object_table())
+    if found.differences:
+        console.print(found.difference_table())
     if out is not None:
         _say(f"Report: {out / 'report.html'}")
 
 
 @app.command()
 def compare(
-    predictions: Annotated[list[Path], typer.Argument(help="Two maps or more, from any tool.")],
-    reference: Annotated[Path, typer.Option(help="Polygons or label raster.")],
+    predictions: Annotated[
+        list[Path] | None, typer.Argument(help="Two maps or more, from any tool.")
+    ] = None,
+    reference: Annotated[Path | None, typer.Option(help="Polygons or label raster.")] = None,
     checked: Checked = None,
     positive: Positive = None,
     aoi: Aoi = None,
@@ -846,26 +863,47 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="Folder for a report and maps of where they differ.")
     ] = None,
+    model: Models = None,
+    tiles: ScoredTiles = None,
+    split: Side = "test",
+    device: Device = "auto",
+    precision: Precision = "auto",
     overwrite: Overwrite = False,
 ) -> None:
     """Which map is better, by how much, how sure that is, and where they differ.
 
     Example: landslip compare a/probability.tif b/probability.tif --reference landslides.gpkg
+
+    Example: landslip compare --model a.safetensors --model b.safetensors --tiles tiles
     """
-    from landslip.assess.evaluate import evaluate as evaluate_maps
     from landslip.geo.errors import UsageError
 
-    if len(predictions) < 2:
+    if len(predictions or model or ()) < 2:
         raise UsageError("Cannot compare one map: name two or more, or use landslip evaluate.")
-    found = evaluate_maps(
-        predictions, reference, checked=checked, positive=positive, aoi=aoi, unusable=unusable,
-        threshold=threshold, like=like, block_m=block, differences=True, out=out,
-        overwrite=overwrite,
+    if model and tiles is not None and not predictions:
+        from landslip.learn.tile_maps import evaluate_models
+
+        _show_evaluation(
+            evaluate_models(
+                model, tiles, split=split, threshold=threshold, differences=True, out=out,
+                overwrite=overwrite, device=device, precision=precision,
+            ), out,
+        )  # fmt: skip
+        return
+    if not predictions or reference is None:
+        raise UsageError(
+            "Cannot compare: name predictions and --reference, or two --model with --tiles. "
+            "See landslip compare --help."
+        )
+    from landslip.assess.evaluate import evaluate as evaluate_maps
+
+    _show_evaluation(
+        evaluate_maps(
+            predictions, reference, checked=checked, positive=positive, aoi=aoi, unusable=unusable,
+            threshold=threshold, like=like, block_m=block, differences=True, out=out,
+            overwrite=overwrite,
+        ), out,
     )  # fmt: skip
-    for table in (found.table(), found.object_table(), found.difference_table()):
-        console.print(table)
-    if out is not None:
-        _say(f"Report: {out / 'report.html'}")
 
 
 @app.command()

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,7 @@ def evaluate(
     differences: bool = False,
     out: Path | None = None,
     overwrite: bool = False,
+    called: Mapping[str, str] | None = None,
 ) -> Evaluation:
     """Score maps of landslides against a reference, all on the same ground.
 
@@ -114,6 +115,7 @@ def evaluate(
         out: Folder for `report.html`, `scores.json` and, for every prediction, `NAME_errors.tif`,
             `.gpkg` and `.png`, and charts; None writes nothing.
         overwrite: Replace an older such folder.
+        called: What the record calls files, by path; None: as they are given.
 
     Raises:
         UsageError: Nothing to evaluate, a threshold out of range, or no raster to give pixels.
@@ -150,7 +152,7 @@ def evaluate(
             ground, labels, opened, _unique_names(paths), str(reference), block_m, differences
         )
         if out is None:
-            return comparison.run([], [])
+            return _called(comparison.run([], []), called or {})
         folder = stack.enter_context(whole_folder(out, SCORES_FILE, overwrite=overwrite))
         maps = [
             stack.enter_context(ErrorMap(folder / f"{name}_errors", grid, ground.extent))
@@ -165,7 +167,7 @@ def evaluate(
             )
             for first, second in comparison.pairs
         ]  # fmt: skip
-        evaluation = comparison.run(maps, apart)
+        evaluation = _called(comparison.run(maps, apart), called or {})
         for error_map, scores in zip(maps, evaluation.predictions, strict=True):
             error_map.finish(title_of(scores), subtitle_of(scores, evaluation.ground))
             _write_charts(folder, scores, grid)
@@ -178,6 +180,18 @@ def evaluate(
         (folder / SCORES_FILE).write_text(text + "\n", encoding="utf-8")
         write_evaluation_report(folder)
     return evaluation
+
+
+def _called(evaluation: Evaluation, names: Mapping[str, str]) -> Evaluation:
+    """The same with other paths in the record."""
+    return replace(
+        evaluation,
+        predictions=tuple(
+            replace(scores, path=names.get(scores.path, scores.path))
+            for scores in evaluation.predictions
+        ),
+        reference=names.get(evaluation.reference, evaluation.reference),
+    )
 
 
 def _write_charts(folder: Path, scores: PredictionScores, grid: Grid) -> None:

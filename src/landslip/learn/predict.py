@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +84,7 @@ def score_batches(
     return total
 
 
-def score_model(
+def scored_tiles(
     model: str | Path,
     tiles: str | Path | TileSet,
     *,
@@ -92,8 +92,8 @@ def score_model(
     device: str = "auto",
     precision: str = "auto",
     calibrated: bool = True,
-) -> ScoreHistogram:
-    """Scores of a model file on one side of a tile set, pooled over its pixels.
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
+    """Probabilities of a model file on the tiles of one side, with their labels.
 
     Args:
         model: Model file.
@@ -102,6 +102,10 @@ def score_model(
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, float32, bf16 or fp16.
         calibrated: False: the scores of a calibrated model before they become probabilities.
+
+    Yields:
+        Of every tile probabilities (H, W), 0 to 1, and labels (H, W): 0, 1, 255; ground that an
+        earlier tile shows is 255.
 
     Raises:
         ModelError: The model cannot be used.
@@ -124,18 +128,43 @@ def score_model(
         tiles=tuple((tile_set, tile) for tile in chosen), scaling=card.scaling_of_bands,
         optional=card.optional_bands,
     )  # fmt: skip
+    calibration = Calibration.of_card(card.calibration) if calibrated else None
     batches = track(ground.batches(1, workers=2), total=len(chosen), what="Scoring")
     try:
         with freed_memory_kept():
-            total = score_batches(placed, batches, compute, card.stride_px)
+            for images, labels in batches:
+                scores = probabilities(placed, images, compute, card.stride_px)
+                if calibration is not None:
+                    scores = calibration.apply(torch.from_numpy(scores)).numpy()
+                yield scores[0], labels[0]
     except BandError as error:
         raise BandError(
             f"Cannot score {model} on {tile_set.folder}: the model needs bands "
             f"{', '.join(card.required_bands)}, the tiles hold {', '.join(tile_set.bands)}. "
             "Use tiles with those bands."
         ) from error
-    calibration = Calibration.of_card(card.calibration) if calibrated else None
-    return total if calibration is None else calibration.histogram(total)
+
+
+def score_model(
+    model: str | Path,
+    tiles: str | Path | TileSet,
+    *,
+    split: str = "test",
+    device: str = "auto",
+    precision: str = "auto",
+    calibrated: bool = True,
+) -> ScoreHistogram:
+    """Scores of a model file on one side of a tile set, pooled over its pixels.
+
+    Args and errors as of `scored_tiles`.
+    """
+    scored = scored_tiles(
+        model, tiles, split=split, device=device, precision=precision, calibrated=calibrated
+    )
+    total = ScoreHistogram.empty()
+    for scores, labels in scored:
+        total += ScoreHistogram.of(encode(scores), labels)
+    return total
 
 
 def _require_like(tile_set: TileSet, card: ModelCard) -> None:
