@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from landslip.prepare.tile_set import Tile, TileSet
     from landslip.prepare.tiles import make_tiles, tiles_of_scene
     from landslip.samples.synthetic import make_valley, write_valley
+    from landslip.study import StudyOptions, run_study
 
 _HOME = {
     "BandError": "geo.errors",
@@ -79,6 +80,7 @@ _HOME = {
     "ScoreHistogram": "assess.scores",
     "SharpenOptions": "prepare.sharpen.matching",
     "SharpenQuality": "prepare.sharpen.quality",
+    "StudyOptions": "study",
     "Tile": "prepare.tile_set",
     "TileOptions": "prepare.split",
     "TileSet": "prepare.tile_set",
@@ -104,6 +106,7 @@ _HOME = {
     "pansharpen": "prepare.sharpen.pansharpen",
     "recipe_named": "learn.recipes",
     "run_demo": "demo",
+    "run_study": "study",
     "score_model": "learn.predict",
     "sharpen_quality": "prepare.sharpen.quality",
     "tiles_from_folder": "prepare.picture_folder",
@@ -140,6 +143,7 @@ __all__ = [
     "ScoreHistogram",
     "SharpenOptions",
     "SharpenQuality",
+    "StudyOptions",
     "Tile",
     "TileOptions",
     "TileSet",
@@ -165,6 +169,7 @@ __all__ = [
     "pansharpen",
     "recipe_named",
     "run_demo",
+    "run_study",
     "score_model",
     "sharpen_quality",
     "tiles_from_folder",

@@ -589,11 +589,7 @@ def train(
         "drop_every": drop_every, "loss": loss, "crop": crop,
     }  # fmt: skip
     changes: dict[str, object] = {key: value for key, value in asked.items() if value is not None}
-    for setting in settings or ():
-        name, is_one, value = setting.partition("=")
-        if not is_one:
-            raise UsageError(f"Cannot read --set {setting}: expected NAME=VALUE, such as ema=0.99.")
-        changes[name.strip().replace("-", "_")] = value.strip()
+    changes |= _changes(settings)
     named = recipe or ("modern" if start is None else "fine-tune")
     options = TrainOptions(
         model=model, recipe=recipe_named(named, changes), bands=_names(use),
@@ -904,6 +900,63 @@ def compare(
             overwrite=overwrite,
         ), out,
     )  # fmt: skip
+
+
+@app.command()
+@_takes_scene
+def study(
+    made: _Made,
+    inventory: Annotated[Path, typer.Option(help="Polygons or label raster.")],
+    out: Annotated[Path, typer.Option(help="Folder to work in; the same command continues.")],
+    scene: Annotated[str | None, typer.Option(help="Scene to learn from and to map.")] = None,
+    models: Annotated[
+        str, typer.Option(help="Networks with commas between: unet,resunet.")
+    ] = "unet,resunet",
+    recipe: Annotated[str, typer.Option(help="modern or paper.")] = "modern",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any setting of the recipe."),
+    ] = None,
+    folds: Annotated[
+        int, typer.Option(min=3, help="Parts of the ground; each is mapped unseen.")
+    ] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each network on each part.")] = 1,
+    checked: Checked = None,
+    size: TileSize = None,
+    stride: Stride = None,
+    block: Block = 500.0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Compare networks on all ground of a scene, each part mapped by models that did not see it.
+
+    Example: landslip study --scene scene.tif --inventory landslides.gpkg --models unet,resunet
+    --recipe paper --folds 5 --seeds 3 --out study/
+    """
+    from landslip.study import StudyOptions, run_study
+
+    options = StudyOptions(
+        models=_names(models) or (), recipe=recipe, changes=_changes(settings), folds=folds,
+        seeds=seeds, tile_px=StudyOptions.tile_px if size is None else size, stride_px=stride,
+        block_m=block, device=device, precision=precision,
+    )  # fmt: skip
+    with closing(made.open(scene)) as opened:
+        found = run_study(opened, inventory, out, options=options, checked=checked)
+    console.print(found.table())
+    _say(f"Report: {out / 'report.html'}")
+
+
+def _changes(settings: list[str] | None) -> dict[str, object]:
+    """Settings of a recipe as they were typed."""
+    from landslip.geo.errors import UsageError
+
+    changes: dict[str, object] = {}
+    for setting in settings or ():
+        name, is_one, value = setting.partition("=")
+        if not is_one:
+            raise UsageError(f"Cannot read --set {setting}: expected NAME=VALUE, such as ema=0.99.")
+        changes[name.strip().replace("-", "_")] = value.strip()
+    return changes
 
 
 @app.command()

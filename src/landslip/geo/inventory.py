@@ -285,6 +285,10 @@ class Area:
         west, south, east, north = shapely.total_bounds(self._tree.geometries).tolist()
         return self._grid.window_of((west, south, east, north))
 
+    def cut(self, ground: shapely.Polygon) -> Area:
+        """What of it lies inside a polygon."""
+        return Area(shapely.intersection(self._tree.geometries, ground), self._grid)
+
     def read(self, window: Window) -> NDArray[np.bool_]:
         """Pixels whose middle lies inside, shape (height, width)."""
         return rasterised(self._tree.geometries[self._near(window)], self._grid, window)

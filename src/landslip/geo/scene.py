@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
 
@@ -186,6 +187,13 @@ class StackedScene:
     def whole(self) -> StackedScene:
         """The same scene without its area of interest: radiometry is a matter of all the ground."""
         return StackedScene(self._parts, self.sources, sensor=self.sensor, unusable=self._unusable)
+
+    def within(self, ground: shapely.Polygon) -> StackedScene:
+        """The same scene with a smaller area of interest: what of it lies inside a polygon."""
+        aoi = Area([ground], self.grid) if self._aoi is None else self._aoi.cut(ground)
+        return StackedScene(
+            self._parts, self.sources, sensor=self.sensor, aoi=aoi, unusable=self._unusable
+        )
 
     def read(self, window: Window, bands: Sequence[str]) -> Raster:
         """The pixels of one window; valid where every band asked for is usable."""
