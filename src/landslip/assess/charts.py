@@ -82,7 +82,7 @@ def worst_blocks(blocks: BlockCounts, grid: Grid) -> list[Window]:
 
 
 def write_worst_blocks(errors: Path, windows: Sequence[Window], path: Path) -> None:
-    """Draw parts of an error map side by side as PNG.
+    """Draw parts of an error map, with what lies around them, side by side as PNG.
 
     Args:
         errors: The error raster.
@@ -90,6 +90,7 @@ def write_worst_blocks(errors: Path, windows: Sequence[Window], path: Path) -> N
         path: Where to write.
     """
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
     colours = np.zeros((256, 3), dtype=np.uint8)
     for value, kind in ERROR_CLASSES.items():
@@ -100,10 +101,16 @@ def write_worst_blocks(errors: Path, windows: Sequence[Window], path: Path) -> N
     panels = np.atleast_1d(figure.subplots(down, across)).ravel()
     with rasterio.open(errors) as raster:
         for number, (axes, window) in enumerate(zip(panels, windows, strict=False), 1):
-            shrunk = max(max(window.height, window.width) / PANEL_PX, 1)
-            shape = max(round(window.height / shrunk), 1), max(round(window.width / shrunk), 1)
-            classes = raster.read(1, window=rasterio_window(window), out_shape=shape)
-            axes.imshow(colours[classes], interpolation="nearest")
+            whole = Window(0, 0, raster.height, raster.width)
+            around = window.grown(max(window.height, window.width) // 2).intersection(whole)
+            assert around is not None
+            shrunk = max(max(around.height, around.width) / PANEL_PX, 1)
+            shape = max(round(around.height / shrunk), 1), max(round(around.width / shrunk), 1)
+            classes = raster.read(1, window=rasterio_window(around), out_shape=shape)
+            extent = (around.col, around.col_stop, around.row_stop, around.row)
+            axes.imshow(colours[classes], extent=extent, interpolation="nearest")
+            corner, sides = (window.col, window.row), (window.width, window.height)
+            axes.add_patch(Rectangle(corner, *sides, fill=False, edgecolor=INK, linewidth=1.2))
             place = f"rows {window.row}–{window.row_stop}, columns {window.col}–{window.col_stop}"
             axes.set_title(f"{number}  {place}", fontsize=9, loc="left", color=FAINT)
     for axes in panels:

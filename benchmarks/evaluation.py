@@ -1,0 +1,262 @@
+"""What evaluation costs, how much a random split flatters, and what calibration is worth.
+
+Needs the data folder named by LANDSLIP_DATA, but for `speed`. Results are kept in
+`experiments/evaluation.json`.
+
+    python benchmarks/evaluation.py speed --height 33368 --width 22900
+    python benchmarks/evaluation.py split --seeds 3 [--set epochs=20]
+    python benchmarks/evaluation.py calibration MODEL
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from affine import Affine
+from rasterio.crs import CRS
+
+import landslip
+from landslip.assess.blocks import drawn_sums
+from landslip.assess.scores import PIXEL_SCORES, ScoreHistogram
+from landslip.geo.grid import Grid
+from landslip.geo.inventory import Area, write_layers
+from landslip.geo.output import whole_file
+from landslip.geo.raster import create_raster, rasterio_window
+from landslip.geo.windows import cover
+from landslip.learn.calibrate import calibrate_model
+from landslip.learn.predict import scored_tiles
+from landslip.learn.tile_maps import evaluate_models
+from landslip.prepare.tile_set import TileSet
+from runs import add_settings, keep, name_of, parse, settings_of
+
+RESULTS = Path("experiments/evaluation.json")
+WORK = Path("local/evaluation")
+SMALL = "library:linknet/tu-mobilenetv3_small_050"
+LANDSLIDES_A_PX = 17_515 / (33_368 * 22_900)
+"""Of the paper's inventory."""
+CHILD = """
+import json, resource, sys, time
+from landslip.assess import evaluate as module
+spent = {"pixels": 0.0, "objects": 0.0}
+def timed(name, function):
+    def run(*args):
+        begun = time.process_time()
+        found = function(*args)
+        spent[name] += time.process_time() - begun
+        return found
+    return run
+counter = module._Counter
+counter.add = timed("pixels", counter.add)
+counter.add_objects = timed("objects", counter.add_objects)
+begun, wall = time.process_time(), time.monotonic()
+found = module.evaluate([sys.argv[1]], sys.argv[2], block_m=500)
+counted = time.process_time() - begun
+record = found.record()
+spent |= {
+    "objects": spent["objects"] + time.process_time() - begun - counted, "all": counted,
+    "wall": time.monotonic() - wall,
+    "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+    "mapped": len(found.predictions[0].objects.predicted.row),
+    "reference": len(found.predictions[0].objects.reference.row),
+}
+print(json.dumps({key: round(value, 1) for key, value in spent.items()}))
+"""
+
+
+def made_up_map(height: int, width: int) -> tuple[Path, Path]:
+    """A probability raster with as many landslides a pixel as the paper's, and its reference.
+
+    Four fifths of them are mapped, a few metres off, with rough edges and false alarms.
+    """
+    folder = WORK / f"{height}x{width}"
+    path, reference = folder / "map.tif", folder / "reference.gpkg"
+    if path.exists():
+        return path, reference
+    import geopandas as gpd
+
+    random = np.random.default_rng(0)
+    number = round(LANDSLIDES_A_PX * height * width)
+    grid = Grid(CRS.from_epsg(32648), Affine(0.5, 0, 5e5, 0, -0.5, 3.8e6), height, width)
+    radius = np.exp(random.normal(2.2, 0.6, number))
+    x = random.uniform(0, width, number) * 0.5 + 5e5
+    y = 3.8e6 - random.uniform(0, height, number) * 0.5
+    slides = [
+        shapely.affinity.rotate(
+            shapely.affinity.scale(shapely.Point(a, b).buffer(r, quad_segs=6), 1, 2), turn
+        )
+        for a, b, r, turn in zip(x, y, radius, random.uniform(0, 180, number), strict=True)
+    ]
+    moved = [
+        shapely.affinity.translate(each, *(3 * random.normal(size=2)))
+        for each in slides if random.random() < 0.8
+    ]  # fmt: skip
+    write_layers(
+        _folder(folder) / reference.name,
+        {"landslides": gpd.GeoDataFrame(geometry=slides, crs=32648)},
+    )
+    area = Area(np.array(moved, dtype=object), grid)
+    with (
+        whole_file(path) as partial,
+        create_raster(partial, grid, bands=["probability"], dtype="uint8", nodata=255) as out,
+    ):
+        out.scales = (1 / 254,)
+        out.update_tags(LANDSLIP_THRESHOLD="0.5")
+        for window in cover(grid, 512, width):
+            inside = area.read(window)
+            codes = random.integers(0, 120, inside.shape, dtype=np.uint8)
+            codes[inside] = random.integers(120, 255, int(inside.sum()), dtype=np.uint8)
+            # One pixel in 10,000 is a false alarm.
+            codes[random.random(inside.shape, dtype=np.float32) < 1e-4] = 200
+            out.write(np.minimum(codes, 254), 1, window=rasterio_window(window))
+    return path, reference
+
+
+def _folder(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def speed(height: int, width: int) -> dict[str, Any]:
+    """Processor seconds for pixels and objects, and memory, in a process of its own, one thread."""
+    path, reference = made_up_map(height, width)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GDAL_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, str(path), str(reference)],
+        check=True, capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def iburi_tiles(kind: str, seed: int) -> Path:
+    """Tiles of Iburi, 128 px, split by blocks or at random."""
+    folder = WORK / f"iburi_{kind}_{seed}"
+    if not folder.exists():
+        data = Path(os.environ["LANDSLIP_DATA"]) / "iburi"
+        scene = landslip.open_scene(data / "post.tif", sensor="sentinel-2")
+        options = landslip.TileOptions(
+            size=128, stride=128, split=kind, val=0.2, test=0.2, gap=0, seed=seed
+        )
+        landslip.make_tiles(
+            scene, data / "labels.tif", _folder(WORK) / folder.name, options=options
+        )
+    return folder
+
+
+def split(seeds: int, changed: dict[str, str]) -> dict[str, Any]:
+    """Test scores of models of a random split and of blocks of the same tiles."""
+    counts: dict[str, list[Any]] = {"random": [], "blocks": []}
+    scores: dict[str, list[float]] = {"random": [], "blocks": []}
+    for seed in range(seeds):
+        for kind, found in counts.items():
+            tiles = iburi_tiles(kind, seed if kind == "random" else 0)
+            model = WORK / f"{name_of('iburi', kind, changed=changed)}_seed{seed}.safetensors"
+            if not model.exists():
+                options = landslip.TrainOptions(
+                    model=SMALL, recipe=settings_of("modern", changed), seed=seed
+                )
+                landslip.train_model([tiles], model, options=options)
+            (told,) = evaluate_models([model], tiles).predictions
+            found.append(told.blocks.counts)
+            scores[kind].append(round(told.pixels.f1, 4))
+    f1 = PIXEL_SCORES["f1"]
+    pooled = {kind: np.concatenate(found) for kind, found in counts.items()}
+    drawn = {kind: f1(drawn_sums(found, 2000, 0)) for kind, found in pooled.items()}
+    gain = drawn["random"] - drawn["blocks"]
+    return {
+        "f1": scores,
+        "mean": {kind: round(statistics.fmean(found), 4) for kind, found in scores.items()},
+        "pooled": {
+            kind: round(float(f1(found.sum(axis=0).astype(float))), 4)
+            for kind, found in pooled.items()
+        },
+        "random_flatters_by_95": np.quantile(gain, (0.025, 0.975)).round(4).tolist(),
+        "tiles": {kind: len(found) for kind, found in pooled.items()},
+    }
+
+
+def calibration(model: str) -> dict[str, Any]:
+    """Calibration error and Brier score before and after: validation, test, and another event."""
+    tiles = Path("local/accuracy/tiles/landslide4sense")
+    elsewhere = TileSet.open(iburi_tiles("random", 0))
+    found: dict[str, Any] = {}
+    for method in ("temperature", "isotonic"):
+        out = WORK / f"{Path(model).stem}_{method}.safetensors"
+        told = calibrate_model(
+            model, tiles, _folder(WORK) / out.name, method=method, overwrite=True
+        )
+        found[method] = {
+            each.split: {
+                "error": [round(each.error_before, 4), round(each.error_after, 4)],
+                "brier": [round(each.brier_before, 4), round(each.brier_after, 4)],
+            }
+            for each in told
+        }
+        histograms = [all_tiles(path, elsewhere) for path in (model, out)]
+        found[method]["iburi"] = {
+            "error": [round(each.calibration_error(), 4) for each in histograms],
+            "brier": [round(each.brier(), 4) for each in histograms],
+            "wrong_where_sure": [round(wrong_where_sure(each), 4) for each in histograms],
+        }
+    return found
+
+
+def all_tiles(model: str | Path, tiles: TileSet) -> ScoreHistogram:
+    """What a model says of all tiles."""
+    total = ScoreHistogram.empty()
+    for side in ("train", "validation", "test"):
+        for scores, labels in scored_tiles(model, tiles, split=side):
+            codes = np.rint(scores * 254).astype(np.uint8)
+            total += ScoreHistogram.of(codes, labels)
+    return total
+
+
+def wrong_where_sure(histogram: ScoreHistogram) -> float:
+    """Share of the pixels called .9 or more, or .1 or less, that are the other thing."""
+    low, high = round(0.1 * 254), round(0.9 * 254)
+    wrong = histogram.landslide[: low + 1].sum() + histogram.background[high:].sum()
+    sure = wrong + histogram.background[: low + 1].sum() + histogram.landslide[high:].sum()
+    return float(wrong / sure) if sure else math.nan
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    each = verbs.add_parser("speed", help="processor time and memory")
+    each.add_argument("--height", type=int, default=33_368)
+    each.add_argument("--width", type=int, default=22_900)
+    each = verbs.add_parser("split", help="a random split against blocks")
+    each.add_argument("--seeds", type=int, default=3)
+    add_settings(each)
+    each = verbs.add_parser("calibration", help="a model of Landslide4Sense, there and on Iburi")
+    each.add_argument("model")
+    asked, changed = parse(parser)
+    begun = time.process_time()
+    if asked.verb == "speed":
+        key, found = f"speed {asked.height} x {asked.width}", speed(asked.height, asked.width)
+    elif asked.verb == "split":
+        found = split(asked.seeds, changed)
+        key = f"split {name_of('iburi', changed=changed)}, {asked.seeds} seeds"
+    else:
+        key, found = f"calibration {Path(asked.model).stem}", calibration(asked.model)
+    found["processor_seconds"] = round(time.process_time() - begun)
+    keep(RESULTS, key, found)
+    print(json.dumps({key: found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
