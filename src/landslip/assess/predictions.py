@@ -71,6 +71,8 @@ class RasterPrediction:
         self._scene = FileScene(
             path, {"probability": number}, grid=grid, resampling=Resampling.nearest
         )
+        if self._scene.is_warped:
+            log.warning("%s has other pixels, or another CRS: the nearest ones are scored", path)
 
     def read(self, window: Window) -> NDArray[np.uint8]:
         """Codes of a window, shape (height, width): 254 = probability 1, 255 = not observed."""

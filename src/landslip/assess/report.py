@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from landslip import __version__
 from landslip.geo.output import whole_file
 
+LARGE_BYTES = 500_000
+"""Size of a PNG file above which a page takes it as JPEG (bytes)."""
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -35,7 +38,7 @@ figcaption, footer { color: #666; font-size: .88rem; }
 {% for row in section.table[1:] %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table>
 {% endif %}{% if section.picture %}<figure>
-<img src="data:image/png;base64,{{ encoded(section.picture) }}" alt="{{ section.heading }}">
+<img src="{{ encoded(section.picture) }}" alt="{{ section.heading }}">
 {% if section.caption %}<figcaption>{{ section.caption }}</figcaption>{% endif %}
 </figure>
 {% endif %}</section>
@@ -77,4 +80,13 @@ def write_report(
 
 
 def _encoded(picture: Path) -> str:
-    return base64.b64encode(picture.read_bytes()).decode("ascii")
+    """A picture as text; large ones, which show imagery, as JPEG, a tenth of the size."""
+    content, kind = picture.read_bytes(), "png"
+    if len(content) > LARGE_BYTES:
+        from PIL import Image
+
+        file = io.BytesIO()
+        with Image.open(picture) as image:
+            image.convert("RGB").save(file, "jpeg", quality=88)
+        content, kind = file.getvalue(), "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"

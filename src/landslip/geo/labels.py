@@ -129,6 +129,8 @@ class RasterLabels:
         self._path = path
         self._positive = positive
         self._scene = FileScene(path, {"label": 1}, grid=grid, resampling=Resampling.nearest)
+        if self._scene.is_warped:
+            log.warning("%s has other pixels, or another CRS: the nearest labels are used", path)
         self._checked = None if checked is None else Area(checked.geometries, grid)
         self._rejected = Area(() if false_alarms is None else false_alarms.geometries, grid)
         self._require_known_values()

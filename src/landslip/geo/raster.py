@@ -176,6 +176,8 @@ class FileScene:
             )
             self.sensor = str(dataset.tags().get(SENSOR_TAG, ""))
         self._grid = grid or self._own_grid
+        self.is_warped = self._grid != self._own_grid
+        """True where pixels are not those of the file."""
         self._resampling = resampling
         self._as_float = as_float
         self._idle: list[tuple[Any, ...]] = []
