@@ -27,6 +27,7 @@ def test_journey_on_the_valley(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     report = demo.run_demo(out)
     page = report.read_text(encoding="utf-8")
     assert page.count("data:image/") == 6
+    assert "95 % of the draws of" in page or "No interval" in page
     assert "<script" not in page
     assert "The best NDVI threshold" in page
     assert "the model reaches" in caplog.text

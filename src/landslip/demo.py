@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 VALLEY_TILES = TileOptions(size=128, stride=96, val=0.15, test=0.0, gap=64)
 """Tiles of the valley: small, so that a small scene holds many."""
+BLOCK_M = 50.0
+"""Side of the blocks that the interval is drawn from (m); larger than most landslides here."""
 EPOCHS = 24
 """Passes over the tiles: about three minutes on two cores."""
 
@@ -151,6 +153,7 @@ def run_demo(
         ground.reference,
         aoi=unseen,
         unusable=ground.unusable,
+        block_m=BLOCK_M,
         out=out / "scores",
         overwrite=True,
     )
@@ -247,7 +250,9 @@ def _write_journey(
             paragraphs=[
                 f"Scored on {scored.ground.km2:.3f} km2 that training has not seen, of which "
                 f"{scored.ground.landslide_share:.1%} is landslide; pooled over pixels.",
+                _interval_text(scored),
                 *([baseline] if baseline else []),
+                "Sizes, outlines, reliability and the worst blocks: scores/report.html.",
             ],
             table=[["precision", "recall", "F1", "IoU"], scores],
             picture=out / "scores" / "probability_errors.png",
@@ -287,3 +292,15 @@ def _write_journey(
     ]
     title = f"{ground.name}: landslides mapped and scored"
     write_report(out / "report.html", title, sections, overwrite=True)
+
+
+def _interval_text(scored: Evaluation) -> str:
+    """How sure the F1 is."""
+    blocks = scored.predictions[0].blocks
+    found = blocks.intervals["f1"]
+    if found is None:
+        return blocks.why_no_interval
+    return (
+        f"F1 lies between {found.low:.2f} and {found.high:.2f} in 95 % of the draws of "
+        f"{found.blocks} blocks of {blocks.block_m:g} m."
+    )

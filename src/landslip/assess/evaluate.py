@@ -139,7 +139,7 @@ def evaluate(
         ground = open_scene(source, aoi=aoi, unusable=unusable, unnamed=True)
         stack.enter_context(closing(ground))
         grid = ground.grid
-        if grid.crs is None:
+        if grid.crs is None and called is None:
             log.warning(
                 "%s: no coordinate reference system; coordinates are taken for metres", source
             )
