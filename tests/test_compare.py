@@ -78,6 +78,29 @@ def test_blocks_of_one_map_alone_are_compared_with_nothing(tmp_path: Path) -> No
     assert "No interval: 1 blocks hold landslides" in found.predictions[0].blocks.why_no_interval
 
 
+def test_blocks_with_false_alarms_alone_are_no_landslides(tmp_path: Path) -> None:
+    labels, codes = np.zeros((2, 60, 50), np.uint8)
+    labels[2:5, 2::10] = 1
+    codes[2:5, 2::10] = codes[6::10, 6::10] = 254
+    path = write_probability(tmp_path / "map.tif", codes)
+    truth = write(tmp_path / "truth.tif", labels)
+    (scores,) = evaluate([path], truth, block_m=100).predictions
+    assert (len(scores.blocks.counts), scores.blocks.with_landslides) == (30, 5)
+    assert set(scores.blocks.intervals.values()) == {None}
+    assert scores.blocks.medians["recall"] == 1
+    assert scores.blocks.medians["f1"] == pytest.approx(6 / 7)
+    labels[2::10, 2::10] = 1
+    truth = write(tmp_path / "more.tif", labels)
+    codes[50:] = 0
+    codes[52, 2::10] = 254
+    second = write_probability(tmp_path / "second.tif", codes)
+    (scores,) = evaluate([second], truth, block_m=100).predictions
+    assert scores.blocks.with_landslides == 30
+    recall = scores.blocks.intervals["recall"]
+    assert recall is not None
+    assert recall.blocks == 30
+
+
 def test_who_is_right() -> None:
     first = np.array([0, 1, 2, 3, 2, 3, 0, 255], np.uint8)
     second = np.array([0, 1, 1, 0, 2, 3, 3, 255], np.uint8)
@@ -108,6 +131,34 @@ def test_compare_writes_a_report(maps: Maps, tmp_path: Path) -> None:
     (out / "report.html").unlink()
     assert tiny.landslip("report", out).code == 0
     assert (out / "report.html").read_text(encoding="utf-8") == page
+
+
+def test_options_of_the_other_kind_are_refused(maps: Maps, tmp_path: Path) -> None:
+    bad, good, truth = maps
+    words = ("compare", bad, good, "--reference", truth)
+    done = tiny.landslip(*words, "--tiles", tmp_path)
+    assert done.code == 2
+    assert "Cannot use --tiles: that is for models on tiles, and maps are named" in done.message
+    done = tiny.landslip("evaluate", "--model", "m", "--tiles", "t", "--block", "50", "--aoi", "x")
+    assert done.code == 2
+    assert "Cannot use --aoi, --block: that is for maps, and models on tiles" in done.message
+    done = tiny.landslip("evaluate", bad)
+    assert done.code == 2
+    assert "name predictions and --reference" in done.message
+
+
+def test_a_file_with_a_style_has_one_layer(maps: Maps, tmp_path: Path) -> None:
+    evaluate([maps[0]], maps[2], out=tmp_path / "out")
+    errors = tmp_path / "out" / "bad_errors.gpkg"
+    assert evaluate([maps[1]], errors).predictions[0].pixels.total == 6400
+
+
+def test_zero_as_nodata_is_warned_of(
+    maps: Maps, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path / "mask.tif", np.eye(80), nodata=0)
+    assert evaluate([path], maps[2]).ground.pixels == 80
+    assert "mask.tif declares 0 as nodata" in caplog.text
 
 
 def test_one_map_is_compared_with_nothing(maps: Maps) -> None:

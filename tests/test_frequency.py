@@ -102,6 +102,30 @@ def test_what_the_edge_cuts_is_left_out(tmp_path: Path) -> None:
     assert found.areas_m2.sum() == pytest.approx(frame.area[:60].sum(), rel=1e-3)
 
 
+def test_what_lies_near_the_edge_is_whole(tmp_path: Path) -> None:
+    ground = shapely.box(500_000, 3_800_000, 501_000, 3_801_000)
+    near = [
+        shapely.box(500_002, 3_800_500, 500_010, 3_800_510),
+        shapely.box(500_500, 3_800_000, 500_510, 3_800_010),
+    ]
+    for crs in (32648, None):
+        path = tmp_path / f"{crs}.gpkg"
+        slides = gpd.GeoDataFrame(geometry=near, crs=crs)
+        write_layers(
+            path, {"landslides": slides, "observed": gpd.GeoDataFrame(geometry=[ground], crs=crs)}
+        )
+        found = inventory_statistics(path)
+        assert (len(found.areas_m2), found.cut_by_edge) == (1, 1)
+        assert found.areas_m2[0] == pytest.approx(80, rel=1e-3)
+
+
+def test_an_inventory_of_rejected_landslides_is_refused(tmp_path: Path) -> None:
+    box = gpd.GeoDataFrame({"status": ["rejected"]}, geometry=[shapely.box(0, 0, 9, 9)], crs=32648)
+    write_layers(tmp_path / "slides.gpkg", {"landslides": box})
+    with pytest.raises(InventoryError, match="all its landslides have the status rejected"):
+        inventory_statistics(tmp_path / "slides.gpkg")
+
+
 def test_stats_write_a_curve_and_its_numbers(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

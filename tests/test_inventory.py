@@ -213,7 +213,7 @@ def test_files_that_are_no_polygons_are_told(tmp_path: Path, utm_grid: Grid) -> 
         read_polygons(text, utm_grid, what="checked areas")
     table = tmp_path / "table.csv"
     table.write_text("a,b\n1,2\n")
-    with pytest.raises(InventoryError, match="layer table has no geometry"):
+    with pytest.raises(InventoryError, match="none of its layers has a geometry"):
         read_polygons(table, utm_grid)
 
 

@@ -12,6 +12,9 @@ import rasterio
 import tiny
 from landslip import study
 from landslip.geo.errors import DataError, OutputError, UsageError
+from landslip.geo.grid import Window
+from landslip.geo.labels import open_labels
+from landslip.geo.scene import open_scene
 from landslip.learn.card import load_card
 from landslip.learn.train import train_on_scene
 from landslip.study import StudyOptions, StudyResult, run_study
@@ -119,9 +122,15 @@ def test_a_stopped_study_continues_and_may_move(
     there.parent.mkdir()
     shutil.move(here, there)
     moved = [Path(shutil.copy(path, there.parent)) for path in ground]
-    before = {path.name: path.stat().st_mtime_ns for path in (there / "models").glob("*.safe*")}
+    unfinished = there / "models" / "unet-small_seed0_part2.safetensors.partial"
+    unfinished.mkdir()
+    (unfinished / "state.json").write_text("of another machine")
+    before = {
+        path.name: path.stat().st_mtime_ns for path in (there / "models").glob("*.safetensors")
+    }
     assert len(before) == 2
     run_study(moved[0], moved[1], there, options=OPTIONS)
+    assert not unfinished.exists()
     for name, time in before.items():
         assert (there / "models" / name).stat().st_mtime_ns == time
     for one, other in zip(
@@ -161,6 +170,21 @@ def test_networks_and_seeds_make_table_2(ground: tuple[Path, Path], tmp_path: Pa
     names = [each["name"] for each in scores["predictions"]]
     plain = OTHER.replace(":", "-").replace("/", "-")
     assert names == [f"{model}_seed{seed}" for model in ("unet-small", plain) for seed in (0, 1)]
+
+
+def test_parts_have_as_many_usable_landslides_each(ground: tuple[Path, Path]) -> None:
+    scene, inventory = ground
+    west = tiny.write_inventory(scene.with_name("west.gpkg"), [(0, 0, 64, 60)])
+    opened = open_scene(scene, aoi=west)
+    labels = open_labels(inventory, opened.grid)
+    edges, axis = study._edges(opened, labels, StudyOptions(**{**OPTIONS.__dict__, "tile_px": 16}))
+    assert axis == 1
+    held = [
+        int((labels.read(Window(0, a, 64, b - a)) == 1)[:, : max(60 - a, 0)].sum())
+        for a, b in pairwise(edges)
+    ]
+    assert max(held) - min(held) <= 2 * 6
+    opened.close()
 
 
 def test_what_cannot_be_studied(ground: tuple[Path, Path], tmp_path: Path) -> None:

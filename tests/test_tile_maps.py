@@ -92,4 +92,4 @@ def test_what_cannot_be_evaluated(tiles: Path, tmp_path: Path) -> None:
         evaluate_models([model], bare)
     done = tiny.landslip("compare", "--model", model, "--model", model)
     assert done.code == 2
-    assert "two --model with --tiles" in done.err
+    assert "or --model with --tiles" in done.message

@@ -21,7 +21,6 @@ from typer.core import TyperGroup
 from landslip import __version__
 
 if TYPE_CHECKING:
-    from landslip.assess.evaluation import Evaluation
     from landslip.geo.scene import StackedScene
     from landslip.prepare.sharpen.matching import SharpenOptions
     from landslip.prepare.split import TileOptions
@@ -208,9 +207,10 @@ Models = Annotated[
 ScoredTiles = Annotated[
     Path | None, typer.Option("--tiles", help="Tile set, with --model; a tile is a block.")
 ]
-Side = Annotated[str, typer.Option("--split", help="Side of the tile set.")]
+Side = Annotated[str | None, typer.Option("--split", help="Side of the tile set; default: test.")]
 Block = Annotated[
-    float, typer.Option(callback=_metres, help="Side of the blocks of intervals (m).")
+    float | None,
+    typer.Option(callback=_metres, help="Side of the blocks of intervals (m); default: 500."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
@@ -788,11 +788,11 @@ def evaluate(
     like: Annotated[
         Path | None, typer.Option(help="Raster whose pixels are counted, for polygons alone.")
     ] = None,
-    block: Block = 500.0,
+    block: Block = None,
     out: Annotated[Path | None, typer.Option(help="Folder for scores and error maps.")] = None,
     model: Models = None,
     tiles: ScoredTiles = None,
-    split: Side = "test",
+    split: Side = None,
     device: Device = "auto",
     precision: Precision = "auto",
     overwrite: Overwrite = False,
@@ -803,34 +803,82 @@ def evaluate(
 
     Example: landslip evaluate --model event.safetensors --tiles tiles --split test
     """
+    made = _Maps(predictions, reference, checked, positive, aoi, unusable, like, block)
+    tested = _Models(model, tiles, split, device, precision)
+    _evaluate("evaluate", made, tested, threshold, out, overwrite=overwrite)
+
+
+@dataclass(frozen=True)
+class _Maps:
+    """The maps that are scored, and against what."""
+
+    predictions: list[Path] | None
+    reference: Path | None
+    checked: Path | None
+    positive: int | None
+    aoi: Path | None
+    unusable: Path | None
+    like: Path | None
+    block: float | None
+
+
+@dataclass(frozen=True)
+class _Models:
+    """The models that are scored on tiles instead."""
+
+    model: list[Path] | None
+    tiles: Path | None
+    split: str | None
+    device: str
+    precision: str
+
+
+def _evaluate(
+    verb: str, maps: _Maps, models: _Models, threshold: float | None, out: Path | None, *,
+    overwrite: bool,
+) -> None:  # fmt: skip
+    """Score maps, or models on tiles, and print what came of it."""
+    from landslip.assess.evaluate import DEFAULT_BLOCK_M
+    from landslip.assess.evaluate import evaluate as evaluate_maps
     from landslip.geo.errors import UsageError
 
-    if model and tiles is not None and not predictions:
+    of_maps = {field.name: getattr(maps, field.name) for field in fields(maps)}
+    of_maps.pop("predictions")
+    of_models = {"model": models.model, "tiles": models.tiles, "split": models.split}
+    is_of_models = not maps.predictions
+    complete = models.model and models.tiles if is_of_models else maps.reference is not None
+    if not complete:
+        raise UsageError(
+            f"Cannot {verb}: name predictions and --reference, or --model with --tiles. "
+            f"See landslip {verb} --help."
+        )
+    unused = _given(**(of_maps if is_of_models else of_models))
+    if unused:
+        raise UsageError(
+            f"Cannot use {', '.join(unused)}: that is for "
+            f"{'maps, and models on tiles' if is_of_models else 'models on tiles, and maps'} are "
+            "named. Leave it out."
+        )
+    is_compared = verb == "compare"
+    if is_of_models:
         from landslip.learn.tile_maps import evaluate_models
 
-        _show_evaluation(
-            evaluate_models(
-                model, tiles, split=split, threshold=threshold, out=out, overwrite=overwrite,
-                device=device, precision=precision,
-            ), out,
+        assert models.model is not None
+        assert models.tiles is not None
+        found = evaluate_models(
+            models.model, models.tiles, split=models.split or "test", threshold=threshold,
+            differences=is_compared, out=out, overwrite=overwrite, device=models.device,
+            precision=models.precision,
         )  # fmt: skip
-        return
-    if not predictions or reference is None:
-        raise UsageError(
-            "Cannot evaluate: name predictions and --reference, or --model with --tiles. "
-            "See landslip evaluate --help."
-        )
-    from landslip.assess.evaluate import evaluate as evaluate_maps
-
-    _show_evaluation(
-        evaluate_maps(
-            predictions, reference, checked=checked, positive=positive, aoi=aoi, unusable=unusable,
-            threshold=threshold, like=like, block_m=block, out=out, overwrite=overwrite,
-        ), out,
-    )  # fmt: skip
-
-
-def _show_evaluation(found: Evaluation, out: Path | None) -> None:
+    else:
+        assert maps.predictions is not None
+        assert maps.reference is not None
+        found = evaluate_maps(
+            maps.predictions, maps.reference, checked=maps.checked, positive=maps.positive,
+            aoi=maps.aoi, unusable=maps.unusable, threshold=threshold, like=maps.like,
+            block_m=DEFAULT_BLOCK_M if maps.block is None else maps.block,
+            differences=is_compared, out=out, overwrite=overwrite,
+        )  # fmt: skip
     console.print(found.table())
     console.print(found.object_table())
     if found.differences:
@@ -855,13 +903,13 @@ def compare(
     like: Annotated[
         Path | None, typer.Option(help="Raster whose pixels are counted, for polygons alone.")
     ] = None,
-    block: Block = 500.0,
+    block: Block = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for a report and maps of where they differ.")
     ] = None,
     model: Models = None,
     tiles: ScoredTiles = None,
-    split: Side = "test",
+    split: Side = None,
     device: Device = "auto",
     precision: Precision = "auto",
     overwrite: Overwrite = False,
@@ -876,30 +924,9 @@ def compare(
 
     if len(predictions or model or ()) < 2:
         raise UsageError("Cannot compare one map: name two or more, or use landslip evaluate.")
-    if model and tiles is not None and not predictions:
-        from landslip.learn.tile_maps import evaluate_models
-
-        _show_evaluation(
-            evaluate_models(
-                model, tiles, split=split, threshold=threshold, differences=True, out=out,
-                overwrite=overwrite, device=device, precision=precision,
-            ), out,
-        )  # fmt: skip
-        return
-    if not predictions or reference is None:
-        raise UsageError(
-            "Cannot compare: name predictions and --reference, or two --model with --tiles. "
-            "See landslip compare --help."
-        )
-    from landslip.assess.evaluate import evaluate as evaluate_maps
-
-    _show_evaluation(
-        evaluate_maps(
-            predictions, reference, checked=checked, positive=positive, aoi=aoi, unusable=unusable,
-            threshold=threshold, like=like, block_m=block, differences=True, out=out,
-            overwrite=overwrite,
-        ), out,
-    )  # fmt: skip
+    made = _Maps(predictions, reference, checked, positive, aoi, unusable, like, block)
+    tested = _Models(model, tiles, split, device, precision)
+    _evaluate("compare", made, tested, threshold, out, overwrite=overwrite)
 
 
 @app.command()
@@ -924,7 +951,7 @@ def study(
     checked: Checked = None,
     size: TileSize = None,
     stride: Stride = None,
-    block: Block = 500.0,
+    block: Block = None,
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
@@ -938,7 +965,8 @@ def study(
     options = StudyOptions(
         models=_names(models) or (), recipe=recipe, changes=_changes(settings), folds=folds,
         seeds=seeds, tile_px=StudyOptions.tile_px if size is None else size, stride_px=stride,
-        block_m=block, device=device, precision=precision,
+        block_m=StudyOptions.block_m if block is None else block, device=device,
+        precision=precision,
     )  # fmt: skip
     with closing(made.open(scene)) as opened:
         found = run_study(opened, inventory, out, options=options, checked=checked)

@@ -14,7 +14,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from landslip.assess.evaluate import evaluate
+from landslip.assess.evaluate import DEFAULT_BLOCK_M, evaluate
 from landslip.assess.evaluation import Evaluation
 from landslip.assess.report import Section, write_report
 from landslip.geo.errors import OutputError
@@ -33,7 +33,9 @@ log = logging.getLogger(__name__)
 VALLEY_TILES = TileOptions(size=128, stride=96, val=0.15, test=0.0, gap=64)
 """Tiles of the valley: small, so that a small scene holds many."""
 BLOCK_M = 50.0
-"""Side of the blocks that the interval is drawn from (m); larger than most landslides here."""
+"""Side of the valley's blocks (m); larger than most of its landslides."""
+BLOCK_PX = 20
+"""Least side of the blocks of other scenes (px)."""
 EPOCHS = 24
 """Passes over the tiles: about three minutes on two cores."""
 
@@ -58,6 +60,8 @@ class _Ground:
     """Ground in which everything was inspected; None: all of it."""
     unusable: Path | None
     """Cloud and shadow."""
+    block_m: float
+    """Side of the blocks that the score's interval is drawn from (m)."""
     tiling: TileOptions
     """How the ground is cut."""
 
@@ -116,7 +120,8 @@ def run_demo(
         tiling = TileOptions(size=128, stride=96) if small else TileOptions(size=256, stride=192)
         kept = None if checked is None else Path(checked)
         name, slides = Path(scene).name, Path(inventory)
-        ground = _Ground(name, opened, slides, slides, kept, None, tiling)
+        block_m = max(DEFAULT_BLOCK_M, BLOCK_PX * opened.grid.pixel_size_m)
+        ground = _Ground(name, opened, slides, slides, kept, None, block_m, tiling)
 
     log.info("1 of 5: checking the files")
     found = check_scene(
@@ -153,7 +158,7 @@ def run_demo(
         ground.reference,
         aoi=unseen,
         unusable=ground.unusable,
-        block_m=BLOCK_M,
+        block_m=ground.block_m,
         out=out / "scores",
         overwrite=True,
     )
@@ -196,6 +201,7 @@ def _valley_ground(valley: Valley, folder: Path) -> _Ground:
         files.landslides,
         files.checked,
         files.unusable,
+        BLOCK_M,
         VALLEY_TILES,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
@@ -17,19 +18,23 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from landslip import __version__
-from landslip.assess.blocks import Interval, PairedDifference, interval_of, paired_scores
+from landslip.assess.blocks import Interval, PairedDifference
 from landslip.assess.evaluate import DEFAULT_BLOCK_M, evaluate
-from landslip.assess.evaluation import Evaluation, PredictionScores
+from landslip.assess.evaluation import (
+    Evaluation,
+    PredictionScores,
+    score_difference,
+    score_interval,
+)
 from landslip.assess.report import Section, write_report
-from landslip.assess.scores import PIXEL_SCORES
 from landslip.geo.errors import DataError, UsageError
 from landslip.geo.grid import Grid, Window
 from landslip.geo.inventory import write_layers
-from landslip.geo.labels import LANDSLIDE, open_labels
+from landslip.geo.labels import LANDSLIDE, Labels, open_labels
 from landslip.geo.output import only_process, require_same, whole_file
 from landslip.geo.probability import TOP_CODE, UNKNOWN_CODE, threshold_code
 from landslip.geo.raster import FileScene, create_raster, rasterio_window
-from landslip.geo.scene import StackedScene, open_scene, source_records
+from landslip.geo.scene import OBSERVED, StackedScene, open_scene, source_records
 from landslip.geo.windows import cover
 from landslip.learn.card import load_card
 from landslip.learn.plan import TrainOptions
@@ -90,7 +95,7 @@ class ModelResult:
 
     def interval(self, name: str) -> Interval | None:
         """Of the pixels of all seeds together, over draws of blocks."""
-        return interval_of(_pooled([self])[0], PIXEL_SCORES[name])
+        return score_interval(_pooled([self])[0], name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +109,7 @@ class StudyResult:
     def difference(self, first: int, second: int, name: str) -> PairedDifference:
         """How much better the second network is than the first, all seeds together."""
         one, other = _pooled([self.models[first], self.models[second]])
-        return paired_scores(one, other, PIXEL_SCORES[name])
+        return score_difference(one, other, name)
 
     def rows(self) -> list[list[str]]:
         """Table 2: a row a network, the mean over its seeds and half their range."""
@@ -207,13 +212,14 @@ def run_study(
             scene = stack.enter_context(closing(open_scene(scene)))
         stack.enter_context(only_process(out))
         labels = open_labels(inventory, scene.grid, checked=checked)
-        edges, axis = _edges(scene.grid, labels, options)
+        edges, axis = _edges(scene, labels, options)
+        shown = {k: v for k, v in asdict(options).items() if k not in ("device", "precision")}
         asked = {
-            **asdict(options), "recipe": asdict(recipe), "edges": edges, "landslip": __version__,
+            **shown, "recipe": asdict(recipe), "edges": edges, "landslip": __version__,
             "sources": [_content(each) for each in source_records(scene)],
             "inventory": _name_of(inventory), "checked": _name_of(checked),
         }  # fmt: skip
-        _begin(out, json.loads(json.dumps(asked, default=str)))
+        _begin(out, json.loads(json.dumps(asked, default=str)), _place(out, scene, options))
         parts = tuple(_part(scene.grid, axis, *pair) for pair in pairwise(edges))
         study = _Study(scene, inventory, checked, out, options, recipe, parts, axis)
         names = list(_names(options))
@@ -250,12 +256,13 @@ def _by_model(options: StudyOptions, evaluation: Evaluation) -> tuple[ModelResul
     )
 
 
-def _edges(grid: Grid, labels: Any, options: StudyOptions) -> tuple[list[int], int]:
+def _edges(scene: StackedScene, labels: Labels, options: StudyOptions) -> tuple[list[int], int]:
     """Where the parts begin and end (px), along rows (0) or columns (1)."""
+    grid = scene.grid
     axis = 0 if grid.height >= grid.width else 1
     held = np.zeros(grid.shape[axis], np.int64)
     for window in cover(grid, READ_PX, grid.width):
-        found = labels.read(window) == LANDSLIDE
+        found = (labels.read(window) == LANDSLIDE) & (scene.excluded(window) == OBSERVED)
         part = window.slices[axis]
         held[part] += found.sum(axis=1 - axis)
     total, folds, length = int(held.sum()), options.folds, len(held)
@@ -287,15 +294,31 @@ def _name_of(path: str | Path | None) -> str | None:
     return None if path is None else Path(str(path).partition("|")[0]).name
 
 
-def _begin(out: Path, asked: dict[str, Any]) -> None:
-    """Write what is asked for, or require that it was."""
+def _place(out: Path, scene: StackedScene, options: StudyOptions) -> dict[str, Any]:
+    """On what the unfinished work of a part depends, beside what was asked for."""
+    paths = [str(each.get("path")) for each in source_records(scene)]
+    return {
+        "folder": str(out.absolute()), "scene": paths, "device": options.device,
+        "precision": options.precision,
+    }  # fmt: skip
+
+
+def _begin(out: Path, asked: dict[str, Any], place: dict[str, Any]) -> None:
+    """Write what is asked for, or require that it was; elsewhere, begin unfinished parts anew."""
     journal = out / STUDY_FILE
+    found: dict[str, Any] = {}
     if journal.exists():
-        require_same(json.loads(journal.read_text(encoding="utf-8"))["asked"], asked, out)
-        return
+        found = json.loads(journal.read_text(encoding="utf-8"))
+        require_same(found["asked"], asked, out)
+        if found["place"] != place:
+            for folder in ("models", "maps"):
+                for unfinished in (out / folder).glob("*.partial"):
+                    log.info("%s was begun elsewhere: begun anew", unfinished.name)
+                    shutil.rmtree(unfinished)
     (out / "maps").mkdir(parents=True, exist_ok=True)
-    with whole_file(journal) as partial:
-        partial.write_text(json.dumps({"asked": asked}, indent=1) + "\n", encoding="utf-8")
+    with whole_file(journal, overwrite=True) as partial:
+        text = json.dumps({**found, "asked": asked, "place": place}, indent=1) + "\n"
+        partial.write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True, eq=False)

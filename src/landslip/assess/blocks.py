@@ -104,10 +104,10 @@ class PairedDifference:
     """How often chance alone would differ as much; None as for the interval."""
 
 
-def few_blocks_text(blocks: int) -> str:
+def few_blocks_text(blocks: int, what: str = "landslides") -> str:
     """Why there is no interval, for people."""
     return (
-        f"No interval: {blocks} blocks hold landslides, at least {FEWEST_BLOCKS} are needed. Take "
+        f"No interval: {blocks} blocks hold {what}, at least {FEWEST_BLOCKS} are needed. Take "
         "smaller blocks, or more ground."
     )
 

@@ -126,10 +126,7 @@ def evaluate(
     paths = [str(path) for path in given]
     if not paths:
         raise UsageError("Cannot evaluate: no prediction is named. Name at least one map.")
-    if threshold is not None and not 0 < threshold <= 1:
-        raise UsageError(
-            f"Cannot evaluate at a threshold of {threshold:g}: it must be above 0 and up to 1."
-        )
+    require_threshold(threshold)
     if out is not None:
         others = (reference, checked, aoi, unusable, like)
         read = [*paths, *(str(path) for path in others if path is not None)]
@@ -212,7 +209,11 @@ def _origin(scores: PredictionScores, folder: Path) -> dict[str, Any] | None:
     """Where a map of landslip comes from, and its picture; None for maps of other tools."""
     import pyogrio
 
-    beside = Path(scores.path.partition("|")[0]).parent
+    # Of several scenes, each has a folder beside the files of all.
+    own = Path(scores.path.partition("|")[0]).parent
+    beside = next((each for each in (own, own.parent) if (each / "run.json").exists()), None)
+    if beside is None:
+        return None
     try:
         run = json.loads((beside / "run.json").read_text(encoding="utf-8"))
         found = {
@@ -225,12 +226,23 @@ def _origin(scores: PredictionScores, folder: Path) -> dict[str, Any] | None:
         )
         reasons = unseen.groupby("reason")["area_m2"].sum()
         found["not_observed_km2"] = {name: area / 1e6 for name, area in reasons.items()}
-    except (OSError, ValueError, KeyError, TypeError, pyogrio.errors.DataSourceError):
+    except (
+        OSError, ValueError, KeyError, TypeError,
+        pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError,
+    ):  # fmt: skip
         return None
-    picture = beside / "quicklook.png"
+    picture = own / "quicklook.png"
     if picture.exists():
         shutil.copyfile(picture, folder / f"{scores.name}_quicklook.png")
     return found
+
+
+def require_threshold(threshold: float | None) -> None:
+    """Raise UsageError for a threshold that is not above 0 and up to 1."""
+    if threshold is not None and not 0 < threshold <= 1:
+        raise UsageError(
+            f"Cannot evaluate at a threshold of {threshold:g}: it must be above 0 and up to 1."
+        )
 
 
 def _refuse_out(out: Path, inputs: Sequence[str], *, overwrite: bool) -> None:

@@ -40,7 +40,7 @@ class BlockCounts:
     block_m: float
     """Side of a block (m)."""
     counts: NDArray[np.int64]
-    """TP, FP and FN, shape (blocks, 3): of those that hold any of them."""
+    """TP, FP and FN, shape (blocks, 3): of those that hold landslides or false alarms."""
     places: NDArray[np.int64]
     """Row and column of these blocks, shape (blocks, 2)."""
     scored: int
@@ -48,15 +48,15 @@ class BlockCounts:
 
     @cached_property
     def intervals(self) -> dict[str, Interval | None]:
-        """The middle 95 % of every score over draws of blocks; None with fewer than 20."""
-        return {name: interval_of(self.counts, score) for name, score in PIXEL_SCORES.items()}
+        """The middle 95 % of every score, as `score_interval` gives it."""
+        return {name: score_interval(self.counts, name) for name in PIXEL_SCORES}
 
     @cached_property
     def medians(self) -> dict[str, float]:
-        """Median of every score over the blocks where it is defined; NaN where it is in none."""
+        """Median of every score over the blocks with landslides; NaN where none defines it."""
         found = {}
         for name, score in PIXEL_SCORES.items():
-            known = score(self.counts.astype(np.float64))
+            known = score(self.counts[holding(self.counts)].astype(np.float64))
             known = known[~np.isnan(known)]
             found[name] = float(np.median(known)) if known.size else math.nan
         return found
@@ -64,8 +64,45 @@ class BlockCounts:
     @property
     def why_no_interval(self) -> str:
         """A sentence for people; empty where there are intervals."""
-        number = len(self.counts)
+        number = self.with_landslides
         return few_blocks_text(number) if number < FEWEST_BLOCKS else ""
+
+    @property
+    def with_landslides(self) -> int:
+        """Blocks that hold landslides of the reference."""
+        return int(holding(self.counts).sum())
+
+
+def holding(counts: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which blocks hold landslides of the reference, from TP, FP and FN, shape (blocks, 3)."""
+    return counts[:, 0] + counts[:, 2] > 0
+
+
+def score_interval(counts: NDArray[np.int64], name: str) -> Interval | None:
+    """The middle 95 % of a score over draws of blocks.
+
+    Args:
+        counts: TP, FP and FN of blocks that hold landslides or false alarms, shape (blocks, 3).
+        name: Key of `PIXEL_SCORES`. Recall is drawn from blocks with landslides alone: others say
+            nothing of it.
+
+    Returns:
+        None with fewer than 20 blocks with landslides.
+    """
+    held = holding(counts)
+    if held.sum() < FEWEST_BLOCKS:
+        return None
+    return interval_of(counts[held] if name == "recall" else counts, PIXEL_SCORES[name])
+
+
+def score_difference(
+    first: NDArray[np.int64], second: NDArray[np.int64], name: str
+) -> PairedDifference:
+    """How much better the second of two maps of the same blocks is, as `score_interval` draws."""
+    held = holding(first)
+    chosen = held if name == "recall" else np.ones(len(first), bool)
+    told = paired_scores(first[chosen], second[chosen], PIXEL_SCORES[name])
+    return PairedDifference(told.difference, None, None) if held.sum() < FEWEST_BLOCKS else told
 
 
 @dataclass(frozen=True)
@@ -121,7 +158,8 @@ class PredictionScores:
             "blocks": {
                 "side_m": blocks.block_m,
                 "scored": blocks.scored,
-                "with_landslides": len(blocks.counts),
+                "with_landslides": blocks.with_landslides,
+                "drawn_from": len(blocks.counts),
                 "medians": {name: _defined(score) for name, score in blocks.medians.items()},
                 "why_no_interval": blocks.why_no_interval or None,
             },
@@ -236,7 +274,7 @@ class Difference:
         return cls(
             first.name,
             second.name,
-            {name: paired_scores(one, other, score) for name, score in PIXEL_SCORES.items()},
+            {name: score_difference(one, other, name) for name in PIXEL_SCORES},
         )
 
     def record(self) -> dict[str, Any]:

@@ -88,9 +88,10 @@ def _blocks_text(blocks: Scores) -> str:
     if blocks["why_no_interval"]:
         return str(blocks["why_no_interval"])
     return (
-        f"Intervals hold 95 % of the draws of {blocks['with_landslides']} blocks of "
-        f"{number_text(blocks['side_m'])} m that hold landslides: on ground of the same kind the "
-        "score would lie there. Median over these blocks: F1 "
+        f"Intervals hold 95 % of the draws of {blocks['drawn_from']} blocks of "
+        f"{number_text(blocks['side_m'])} m with landslides or false alarms: on ground of the same "
+        f"kind the score would lie there. Median over the {blocks['with_landslides']} blocks with "
+        "landslides: F1 "
         f"{score(blocks['medians']['f1'])}, recall {score(blocks['medians']['recall'])}."
     )
 

@@ -32,6 +32,8 @@ CANDIDATES = 100
 LEAST_TAIL = 20
 """Landslides that the tail of the power law must hold."""
 BINS_A_DECADE = 6
+ROUNDING = 1e-7
+"""Share of the side of what was seen by which an edge and a landslide on it may lie apart."""
 STATS_FILE = "stats.json"
 Floats = NDArray[np.float64]
 
@@ -112,6 +114,8 @@ class FrequencyArea:
             law = self.power_law
             table.add_row("power law, exponent", _text(law.exponent, ".2f"))
             table.add_row("power law, holds from", f"{_text(law.smallest_m2, ',.0f')} m²")
+            complete = f"{self.complete_from_m2:,.0f} m²"
+            table.add_row("complete, as far as that tells, from", complete)
             table.add_row("landslides from there on", f"{law.landslides:,}")
         if self.inverse_gamma is not None:
             gamma = self.inverse_gamma
@@ -128,6 +132,7 @@ class FrequencyArea:
             "cut_by_edge": self.cut_by_edge,
             "area_m2": float(self.areas_m2.sum()),
             "median_m2": float(np.median(self.areas_m2)),
+            "complete_from_m2": None if self.power_law is None else self.complete_from_m2,
             "power_law": None if self.power_law is None else asdict(self.power_law),
             "inverse_gamma": None if self.inverse_gamma is None else asdict(self.inverse_gamma),
             "landslip": __version__,
@@ -165,11 +170,18 @@ def inventory_statistics(
         refuse_existing(out, overwrite=overwrite, marker=STATS_FILE)
     frame, seen = read_inventory(inventory)
     shapes = np.asarray(frame.geometry.values)
+    if not shapes.size:
+        raise InventoryError(
+            f"Cannot count sizes of {inventory}: all its landslides have the status rejected. Name "
+            "an inventory with others."
+        )
     cut = np.zeros(len(shapes), bool)
     if seen is not None:
-        edge = shapely.boundary(shapely.union_all(np.asarray(seen.to_crs(frame.crs).geometry)))
+        placed = seen if seen.crs == frame.crs else seen.to_crs(frame.crs)
+        edge = shapely.boundary(shapely.union_all(np.asarray(placed.geometry)))
         shapely.prepare(edge)
-        cut = shapely.dwithin(shapes, edge, 1e-6 * max(np.ptp(frame.total_bounds), 1e-6))
+        west, south, east, north = shapely.bounds(edge)
+        cut = shapely.dwithin(shapes, edge, ROUNDING * max(east - west, north - south))
     crs = None if frame.crs is None else CRS.from_user_input(frame.crs)
     found = areas_m2(shapes[~cut], crs)
     found = found[found > 0]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from landslip.assess.blocks import FEWEST_BLOCKS, Blocks, interval_of
+from landslip.assess.blocks import Blocks, few_blocks_text, interval_of
 from landslip.assess.bodies import Bodies, Named, Numbered, Tally
 from landslip.geo.errors import UsageError
 from landslip.geo.grid import Grid, Window
@@ -198,7 +198,19 @@ class ObjectComparison:
             26(14), and Rutzinger, Rottensteiner, Pfeifer 2009, IEEE JSTARS 2(1) (objects are right
             from an overlap of 50 %, shares taken of each side's own area).
         """
-        return sum(self.by_blocks(overlap), SizeCounts())
+        sizes = len(SIZE_CLASSES_M2)
+
+        def tally(objects: Objects) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+            """All objects, and those matched, by size class."""
+            every, matched = objects.size_class, objects.matched(overlap)
+            return np.bincount(every, minlength=sizes), np.bincount(every[matched], minlength=sizes)
+
+        reference, found = tally(self.reference)
+        predicted, right = tally(self.predicted)
+        return SizeCounts(
+            tuple(reference.tolist()), tuple(found.tolist()), tuple(predicted.tolist()),
+            tuple((predicted - right).tolist()), float(self.ground_km2.sum()),
+        )  # fmt: skip
 
     def by_blocks(self, overlap: float = DEFAULT_OVERLAP) -> tuple[SizeCounts, ...]:
         """Counts of every block of ground, row by row, those without landslides too.
@@ -561,10 +573,7 @@ def paired_difference(
     difference = float(gain(counts.sum(axis=0))) if landslides else math.nan
     interval = interval_of(counts, gain, draws=draws, seed=seed)
     if interval is None:
-        why = (
-            f"No interval: {len(counts)} blocks hold reference landslides of this size, at least "
-            f"{FEWEST_BLOCKS} are needed. Take smaller blocks, or more ground."
-        )
+        why = few_blocks_text(len(counts), "reference landslides of this size")
         return RecallDifference(difference, None, len(counts), landslides, why)
     return RecallDifference(difference, (interval.low, interval.high), len(counts), landslides, "")
 

@@ -15,7 +15,7 @@ from rasterio.enums import ColorInterp, Resampling
 from landslip.assess.scores import DEFAULT_THRESHOLD, cut_of
 from landslip.geo.errors import DataError, RasterError
 from landslip.geo.grid import Grid, Window
-from landslip.geo.inventory import LAYER, OBSERVED, Area, Polygons, read_polygons
+from landslip.geo.inventory import LAYER, OBSERVED, Area, Polygons, layer_names, read_polygons
 from landslip.geo.labels import PolygonLabels, is_raster_file
 from landslip.geo.probability import TOP_CODE, UNKNOWN_CODE, encode, threshold_code
 from landslip.geo.raster import FileScene, open_dataset
@@ -60,6 +60,7 @@ class RasterPrediction:
             self._scale = float(dataset.scales[number - 1])
             self._offset = float(dataset.offsets[number - 1])
             tag = dataset.tags().get(THRESHOLD_TAG)
+            nodata = dataset.nodata
         is_scaled = (self._scale, self._offset) != (1.0, 0.0)
         self._is_binary = self._dtype.kind in "iub" and not is_scaled
         self._is_coded = (
@@ -68,6 +69,12 @@ class RasterPrediction:
             and math.isclose(self._scale * TOP_CODE, 1, rel_tol=1e-6)
         )
         self.threshold = None if self._is_binary else _threshold_of(path, threshold, tag)
+        if self._is_binary and nodata == 0:
+            log.warning(
+                "%s declares 0 as nodata, so only what it maps counts as observed; if 0 means no "
+                "landslide, say so with gdal_edit.py -unsetnodata",
+                path,
+            )
         self._scene = FileScene(
             path, {"probability": number}, grid=grid, resampling=Resampling.nearest
         )
@@ -199,9 +206,9 @@ def _polygons_by_layer(file: str) -> dict[str, int]:
     import pyogrio
 
     try:
-        layers = pyogrio.list_layers(file)
-        names = [str(name) for name, kind in layers if kind is not None]  # not styles and tables
-        return {name: int(pyogrio.read_info(file, layer=name)["features"]) for name in names}
+        return {
+            name: int(pyogrio.read_info(file, layer=name)["features"]) for name in layer_names(file)
+        }
     except pyogrio.errors.DataSourceError:
         return {}  # reading it says why
 

@@ -169,17 +169,16 @@ class Grid:
         planar = abs(self.transform.determinant)
         if self.is_planar:
             return np.full(rows.shape, planar * linear_unit_m(self.crs) ** 2)
-        col = self.width // 2
-        areas = [self._geodesic_cell_m2(value, col) for value in rows.ravel()]
-        return np.array(areas).reshape(rows.shape)
-
-    def _geodesic_cell_m2(self, row: float, col: float) -> float:
         assert self.crs is not None
-        corners = [(col, row), (col + 1, row), (col + 1, row + 1), (col, row + 1)]
-        xs, ys = zip(*(self.transform * corner for corner in corners), strict=True)
-        lons, lats = to_lonlat(self.crs, np.array(xs), np.array(ys))
-        area, _ = WGS84.polygon_area_perimeter(lons, lats)
-        return abs(float(area))
+        left = np.full((rows.size, 1), self.width // 2)
+        cols = left + np.array([0, 1, 1, 0])
+        down = rows.reshape(-1, 1) + np.array([0, 0, 1, 1])
+        a, b, c, d, e, f = self.transform[:6]
+        xs, ys = a * cols + b * down + c, d * cols + e * down + f
+        lons, lats = to_lonlat(self.crs, xs.ravel(), ys.ravel())
+        cells = zip(lons.reshape(-1, 4), lats.reshape(-1, 4), strict=True)
+        areas = [abs(WGS84.polygon_area_perimeter(*cell)[0]) for cell in cells]
+        return np.array(areas).reshape(rows.shape)
 
 
 def linear_unit_m(crs: CRS | None) -> float:

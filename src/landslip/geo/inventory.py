@@ -121,10 +121,10 @@ def read_inventory(path: str | Path) -> tuple[gpd.GeoDataFrame, gpd.GeoDataFrame
 
 
 def layer_names(file: str) -> list[str]:
-    """Names of the layers of a vector file."""
+    """Names of the layers of a vector file; styles and other tables are none."""
     import pyogrio
 
-    return [str(name) for name in pyogrio.list_layers(file)[:, 0]]
+    return [str(name) for name, kind in pyogrio.list_layers(file) if kind is not None]
 
 
 def _usable(frame: gpd.GeoDataFrame, path: str | Path, what: str) -> tuple[gpd.GeoDataFrame, int]:
@@ -162,6 +162,10 @@ def _read_frame(path: str, what: str) -> gpd.GeoDataFrame:
         )
     try:
         names = layer_names(file)
+        if not layer and not names:
+            raise InventoryError(
+                f"Cannot use {what} {file}: none of its layers has a geometry. Name another file."
+            )
         if not layer:
             layer = LAYER if LAYER in names else names[0] if len(names) == 1 else ""
         if layer not in names:

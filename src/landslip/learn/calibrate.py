@@ -50,8 +50,9 @@ def calibrate_model(
 ) -> list[CalibrationResult]:
     """Turn the scores of a model into probabilities, for ground like that of some tiles.
 
-    Outlines at the model's threshold stay where they are: the threshold moves along. Elsewhere the
-    probabilities may be as wrong as before.
+    With `temperature`, outlines at the model's threshold stay where they are: the threshold moves
+    along. `isotonic` is flat where scores say nothing new, so its threshold is chosen anew, by the
+    largest F1. Elsewhere the probabilities may be as wrong as before.
 
     Args:
         model: Model file; an older calibration in it is replaced.
@@ -112,6 +113,9 @@ def calibrate_model(
         return min(max(calibration.of(raw), 0.0), 1.0)
 
     curve = tuple((moved(at), precision, recall) for at, precision, recall in card.pr_curve)
-    changes = {"calibration": record, "threshold": moved(card.threshold), "pr_curve": curve}
+    chosen = moved(card.threshold)
+    if method == "isotonic":
+        chosen = calibration.histogram(decides).best_threshold()
+    changes = {"calibration": record, "threshold": chosen, "pr_curve": curve}
     save_model(out, network, card.model_copy(update=changes), overwrite=overwrite)
     return results

@@ -13,12 +13,14 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 
-from landslip.assess.evaluate import evaluate
+from landslip.assess.evaluate import evaluate, require_threshold
 from landslip.assess.evaluation import Evaluation
+from landslip.assess.evaluation_report import SCORES_FILE
 from landslip.assess.predictions import THRESHOLD_TAG
 from landslip.geo.errors import UsageError
 from landslip.geo.grid import Grid, Window
 from landslip.geo.labels import UNLABELLED
+from landslip.geo.output import refuse_existing
 from landslip.geo.probability import TOP_CODE, UNKNOWN_CODE, encode
 from landslip.geo.raster import create_raster, rasterio_window
 from landslip.learn.card import load_card
@@ -65,6 +67,9 @@ def evaluate_models(
     """
     if not models:
         raise UsageError("Cannot evaluate: no model is named. Name at least one with --model.")
+    require_threshold(threshold)
+    if out is not None:
+        refuse_existing(out, overwrite=overwrite, marker=SCORES_FILE)
     tile_set = tiles if isinstance(tiles, TileSet) else TileSet.open(tiles)
     with tempfile.TemporaryDirectory(prefix="landslip") as name:
         folder = Path(name)
@@ -72,8 +77,9 @@ def evaluate_models(
         made: dict[str, str] = {}
         for number, model in enumerate(models):
             card = load_card(model)
-            own = folder / str(number)
-            own.mkdir()
+            # Its folder tells models of one name apart.
+            own = folder / str(number) / Path(model).resolve().parent.name
+            own.mkdir(parents=True)
             path = own / f"{Path(model).stem}.tif"
             side = _lay_out(
                 model, tile_set, split, path, None if number else labels, device, precision

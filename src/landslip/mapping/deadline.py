@@ -98,7 +98,8 @@ def _seconds_of_files(
     any_map = _finished(run, ground, mapped[:1], SMALL_PX)
     little = _finished(run, ground, mapped[:1], SMALL_PX)
     much = _finished(run, ground, mapped, None)
-    sample = sum(window.core.height * window.core.width for window in mapped)
+    width = min(window.core.width for window in mapped)
+    sample = sum(window.core.height for window in mapped) * width
     return any_map + max(much - little, 0.0) * pixels / sample
 
 
