@@ -303,7 +303,8 @@ def test_a_scene_that_is_damaged_while_it_is_mapped(
 
     def damaging(self: unfinished.UnfinishedMap, *args: Any) -> None:
         before(self, *args)
-        calls.append(args)
+        if self.folder.name == "map.partial":  # the deadline is told before
+            calls.append(args)
         if len(calls) == 2:
             damage(scene)
 

@@ -179,10 +179,6 @@ def _read_frame(path: str, what: str) -> gpd.GeoDataFrame:
             f"Cannot open {what} {file}: it is not a vector file that GDAL can read. "
             "Export the polygons as GeoPackage."
         ) from error
-    if not isinstance(frame, gpd.GeoDataFrame):
-        raise InventoryError(
-            f"Cannot use {what} {file}: layer {layer} has no geometry. Name another layer."
-        )
     return frame
 
 
