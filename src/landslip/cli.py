@@ -201,6 +201,13 @@ FalseAlarms = Annotated[
     Path | None,
     typer.Option(help="Polygons over what a model wrongly mapped: shown more often."),
 ]
+Reference = Annotated[Path | None, typer.Option(help="Polygons or label raster.")]
+MapThreshold = Annotated[
+    float | None, typer.Option("--threshold", help="Threshold; default: that of the raster's tags.")
+]
+Like = Annotated[
+    Path | None, typer.Option(help="Raster whose pixels are counted, for polygons alone.")
+]
 Models = Annotated[
     list[Path] | None, typer.Option("--model", help="Score models on tiles instead. Repeatable.")
 ]
@@ -777,17 +784,13 @@ def evaluate(
     predictions: Annotated[
         list[Path] | None, typer.Argument(help="Probability rasters or polygon files.")
     ] = None,
-    reference: Annotated[Path | None, typer.Option(help="Polygons or label raster.")] = None,
+    reference: Reference = None,
     checked: Checked = None,
     positive: Positive = None,
     aoi: Aoi = None,
     unusable: Unusable = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="Threshold; default: the one in the raster's tags.")
-    ] = None,
-    like: Annotated[
-        Path | None, typer.Option(help="Raster whose pixels are counted, for polygons alone.")
-    ] = None,
+    threshold: MapThreshold = None,
+    like: Like = None,
     block: Block = None,
     out: Annotated[Path | None, typer.Option(help="Folder for scores and error maps.")] = None,
     model: Models = None,
@@ -892,17 +895,13 @@ def compare(
     predictions: Annotated[
         list[Path] | None, typer.Argument(help="Two maps or more, from any tool.")
     ] = None,
-    reference: Annotated[Path | None, typer.Option(help="Polygons or label raster.")] = None,
+    reference: Reference = None,
     checked: Checked = None,
     positive: Positive = None,
     aoi: Aoi = None,
     unusable: Unusable = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="Threshold; default: the one in each raster's tags.")
-    ] = None,
-    like: Annotated[
-        Path | None, typer.Option(help="Raster whose pixels are counted, for polygons alone.")
-    ] = None,
+    threshold: MapThreshold = None,
+    like: Like = None,
     block: Block = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for a report and maps of where they differ.")
