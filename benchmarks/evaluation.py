@@ -37,6 +37,7 @@ from landslip.geo.probability import encode, threshold_code
 from landslip.geo.raster import create_raster, rasterio_window
 from landslip.geo.windows import cover
 from landslip.learn.calibrate import calibrate_model
+from landslip.learn.calibration import METHODS
 from landslip.learn.predict import scored_tiles
 from landslip.prepare.tile_set import TileSet
 from runs import add_settings, keep, name_of, parse, settings_of
@@ -227,7 +228,7 @@ def calibration(model: str) -> dict[str, Any]:
     tiles = Path("local/accuracy/tiles/landslide4sense")
     elsewhere = iburi_tiles()
     found: dict[str, Any] = {}
-    for method in ("temperature", "isotonic"):
+    for method in METHODS:
         out = WORK / f"{Path(model).stem}_{method}.safetensors"
         told = calibrate_model(
             model, tiles, _folder(WORK) / out.name, method=method, overwrite=True

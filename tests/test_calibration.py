@@ -45,6 +45,16 @@ def test_a_temperature_comes_back(temperature: float) -> None:
     assert after.brier() <= scores.brier() + 1e-4
 
 
+@pytest.mark.parametrize(("temperature", "shift"), [(0.5, -2.0), (2.0, 1.0)])
+def test_a_shift_comes_back(temperature: float, shift: float) -> None:
+    scores = counted(1 / (1 + np.exp(-logit(CODES / 254) / temperature - shift)))
+    found = fit(scores, "platt")
+    assert (found.temperature, found.shift) == pytest.approx((temperature, shift), rel=0.05)
+    assert found.histogram(scores).calibration_error() < 0.01 < scores.calibration_error()
+    # A factor alone does not do that.
+    assert fit(scores, "temperature").histogram(scores).calibration_error() > 0.05
+
+
 def test_any_rising_function_comes_back() -> None:
     truth = np.where(CODES < 200, CODES / 900, 0.3 + (CODES - 200) / 100)
     scores = counted(truth)
@@ -70,8 +80,8 @@ def test_calibrations_rise_and_stay_between_0_and_1(method: str, seed: int, pixe
 
 
 def test_unknown_methods_are_refused() -> None:
-    with pytest.raises(UsageError, match="by 'platt': expected temperature or isotonic"):
-        fit(counted(CODES / 254), "platt")
+    with pytest.raises(UsageError, match="by 'beta': expected platt, temperature, isotonic"):
+        fit(counted(CODES / 254), "beta")
 
 
 @pytest.fixture
@@ -101,7 +111,7 @@ def test_a_calibrated_model_maps_the_same_ground_and_says_true_numbers(
     calibration = Calibration.of_card(after.calibration)
     assert calibration is not None
     raw = score_model(model, tiles, split="validation")
-    if method == "temperature":
+    if method != "isotonic":
         assert after.threshold == pytest.approx(calibration.of(before.threshold))
     else:
         assert after.threshold == calibration.histogram(raw).best_threshold()
@@ -135,8 +145,8 @@ def test_what_cannot_be_calibrated(tiles: Path, model: Path, tmp_path: Path) -> 
     out = tmp_path / "out.safetensors"
     with pytest.raises(UsageError, match="tiles that the model learnt from"):
         calibrate_model(model, tiles, out, split="train")
-    with pytest.raises(UsageError, match="by 'platt'"):
-        calibrate_model(model, tiles, out, method="platt")
+    with pytest.raises(UsageError, match="by 'beta'"):
+        calibrate_model(model, tiles, out, method="beta")
     with pytest.raises(TileSetError, match="no tiles of 'elsewhere'"):
         calibrate_model(model, tiles, out, split="elsewhere")
     out.write_bytes(b"mine")

@@ -1023,7 +1023,7 @@ def calibrate(
     model: Annotated[Path, typer.Argument(help="Model file.")],
     tiles: Annotated[Path, typer.Option(help="Tile set that the model did not learn from.")],
     out: Annotated[Path, typer.Option(help="Model to write.")],
-    method: Annotated[str, typer.Option(help="temperature or isotonic.")] = "temperature",
+    method: Annotated[str, typer.Option(help="platt, temperature or isotonic.")] = "platt",
     split: Annotated[str, typer.Option(help="Side of the tile set that decides.")] = "validation",
     device: Device = "auto",
     precision: Precision = "auto",

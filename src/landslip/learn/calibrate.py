@@ -42,7 +42,7 @@ def calibrate_model(
     tiles: str | Path | TileSet,
     out: Path,
     *,
-    method: str = "temperature",
+    method: str = "platt",
     split: str = "validation",
     device: str = "auto",
     precision: str = "auto",
@@ -50,15 +50,16 @@ def calibrate_model(
 ) -> list[CalibrationResult]:
     """Turn the scores of a model into probabilities, for ground like that of some tiles.
 
-    With `temperature`, outlines at the model's threshold stay where they are: the threshold moves
-    along. `isotonic` is flat where scores say nothing new, so its threshold is chosen anew, by the
-    largest F1. Elsewhere the probabilities may be as wrong as before.
+    With `platt` and `temperature`, outlines at the model's threshold stay where they are: the
+    threshold moves along. `isotonic` is flat where scores say nothing new, so its threshold is
+    chosen anew, by the largest F1. Elsewhere the probabilities may be as wrong as before.
 
     Args:
         model: Model file; an older calibration in it is replaced.
         tiles: Tile set with labels that the model did not learn from.
         out: Model file to write.
-        method: `temperature`, one number, or `isotonic`, any rising function, for much ground.
+        method: `platt`, a factor and a shift of the logits; `temperature`, a factor alone; or
+            `isotonic`, any rising function, for much ground.
         split: Side of the tiles that decides.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, float32, bf16 or fp16.
@@ -74,7 +75,7 @@ def calibrate_model(
         OutputError: `out` exists, or cannot be written.
     """
     if method not in METHODS:
-        raise UsageError(f"Cannot calibrate by '{method}': expected {' or '.join(METHODS)}.")
+        raise UsageError(f"Cannot calibrate by '{method}': expected {', '.join(METHODS)}.")
     if split == "train":
         raise UsageError(
             "Cannot calibrate on the tiles that the model learnt from: its scores are too sure "
@@ -102,6 +103,7 @@ def calibrate_model(
     record = {
         "method": method,
         "temperature": calibration.temperature,
+        "shift": calibration.shift,
         "table": calibration.table,
         "ground": str(tile_set.folder),
         "split": split,

@@ -15,7 +15,7 @@ from landslip.assess.scores import ScoreHistogram
 from landslip.geo.errors import UsageError
 from landslip.geo.probability import TOP_CODE
 
-METHODS = ("temperature", "isotonic")
+METHODS = ("platt", "temperature", "isotonic")
 SLOPE = 0.01
 """Share of a score that is kept in isotonic calibration: equal steps would make thresholds that
 cannot be told apart."""
@@ -28,9 +28,12 @@ class Calibration:
     """A rising function from scores to probabilities."""
 
     method: str
-    """`temperature` or `isotonic`."""
+    """Name in `METHODS`."""
     temperature: float = 1.0
     """Logits are divided by it."""
+    shift: float = 0.0
+    """Added to logits after that: a training that shows more landslides than there are, or weighs
+    them, calls too much of the ground one."""
     table: tuple[float, ...] = ()
     """Isotonic: probabilities of the scores 0, 1/254, ... 1; straight between them."""
 
@@ -39,12 +42,12 @@ class Calibration:
         """From what a model's card says; None where it is not calibrated."""
         if record is None:
             return None
-        return cls(record["method"], record["temperature"], tuple(record["table"]))
+        return cls(record["method"], record["temperature"], record["shift"], tuple(record["table"]))
 
     def apply(self, scores: Tensor) -> Tensor:
         """Probabilities of scores from 0 to 1, any shape."""
-        if self.method == "temperature":
-            return torch.sigmoid(torch.logit(scores, EPSILON) / self.temperature)
+        if self.method != "isotonic":
+            return torch.sigmoid(torch.logit(scores, EPSILON) / self.temperature + self.shift)
         table = torch.tensor(self.table, dtype=scores.dtype, device=scores.device)
         place = scores.clamp(0, 1) * TOP_CODE
         low = place.floor().long().clamp(max=TOP_CODE - 1)
@@ -76,13 +79,14 @@ def fit(scores: ScoreHistogram, method: str) -> Calibration:
     Raises:
         UsageError: No such method.
 
-    Source: Guo, Pleiss, Sun, Weinberger 2017, On calibration of modern neural networks, ICML
-        (temperature); Zadrozny and Elkan 2002, KDD (isotonic).
+    Source: Platt 1999, Advances in Large Margin Classifiers (a line through the logits); Guo,
+        Pleiss, Sun, Weinberger 2017, On calibration of modern neural networks, ICML
+        (temperature, a line through zero); Zadrozny and Elkan 2002, KDD (isotonic).
     """
     if method not in METHODS:
-        raise UsageError(f"Cannot calibrate by '{method}': expected {' or '.join(METHODS)}.")
-    if method == "temperature":
-        return Calibration(method, _temperature(scores))
+        raise UsageError(f"Cannot calibrate by '{method}': expected {', '.join(METHODS)}.")
+    if method != "isotonic":
+        return Calibration(method, *_line(scores, is_shifted=method == "platt"))
     from scipy.optimize import isotonic_regression
 
     every = scores.landslide + scores.background
@@ -90,18 +94,23 @@ def fit(scores: ScoreHistogram, method: str) -> Calibration:
     rising = isotonic_regression(scores.landslide[codes] / every[codes], weights=every[codes]).x
     said = np.arange(TOP_CODE + 1) / TOP_CODE
     table = (1 - SLOPE) * np.interp(said, said[codes], rising) + SLOPE * said
-    return Calibration(method, 1.0, tuple(table.tolist()))
+    return Calibration(method, table=tuple(table.tolist()))
 
 
-def _temperature(scores: ScoreHistogram) -> float:
-    from scipy.optimize import minimize_scalar
+def _line(scores: ScoreHistogram, *, is_shifted: bool) -> tuple[float, float]:
+    """Temperature and shift of the likeliest line through the logits."""
+    from scipy.optimize import minimize
 
     said = np.clip(np.arange(TOP_CODE + 1) / TOP_CODE, EPSILON, 1 - EPSILON)
     logits = np.log(said / (1 - said))
 
-    def loss(log_temperature: float) -> float:
-        each: NDArray[np.float64] = logits / np.exp(log_temperature)
-        wrong = scores.landslide * np.logaddexp(0, -each)
-        return float((wrong + scores.background * np.logaddexp(0, each)).sum())
+    pixels = max(int(scores.landslide.sum() + scores.background.sum()), 1)
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
+    def loss(weights: NDArray[np.float64]) -> float:
+        each = logits / np.exp(weights[0]) + weights[1:].sum()
+        wrong = scores.landslide * np.logaddexp(0, -each)
+        return float((wrong + scores.background * np.logaddexp(0, each)).sum()) / pixels
+
+    limits = [(-3.0, 3.0), (-10.0, 10.0)][: 2 if is_shifted else 1]
+    found = minimize(loss, np.zeros(len(limits)), bounds=limits, method="L-BFGS-B").x
+    return float(np.exp(found[0])), float(found[1:].sum())
