@@ -38,7 +38,7 @@ from landslip.geo.raster import create_raster, rasterio_window
 from landslip.geo.windows import cover
 from landslip.learn.calibrate import calibrate_model
 from landslip.learn.calibration import METHODS
-from landslip.learn.predict import scored_tiles
+from landslip.learn.predict import score_model, scored_tiles
 from landslip.prepare.tile_set import TileSet
 from runs import add_settings, keep, name_of, parse, settings_of
 
@@ -253,9 +253,7 @@ def all_tiles(model: str | Path, tiles: TileSet) -> ScoreHistogram:
     """What a model says of all tiles."""
     total = ScoreHistogram.empty()
     for side in ("train", "validation", "test"):
-        for scores, labels in scored_tiles(model, tiles, split=side):
-            codes = np.rint(scores * 254).astype(np.uint8)
-            total += ScoreHistogram.of(codes, labels)
+        total += score_model(model, tiles, split=side)
     return total
 
 

@@ -28,7 +28,7 @@ from landslip.assess.evaluation import (
 )
 from landslip.assess.report import Section, write_report
 from landslip.geo.errors import DataError, UsageError
-from landslip.geo.grid import Grid, Window
+from landslip.geo.grid import Window
 from landslip.geo.inventory import write_layers
 from landslip.geo.labels import LANDSLIDE, Labels, open_labels
 from landslip.geo.output import only_process, require_same, whole_file
@@ -44,7 +44,7 @@ from landslip.mapping.attributes import frame_crs
 from landslip.mapping.options import MapOptions
 from landslip.mapping.outlines import probability_codes
 from landslip.mapping.scene_map import map_scene
-from landslip.prepare.split import TileOptions
+from landslip.prepare.split import TileOptions, strip_of
 
 log = logging.getLogger(__name__)
 
@@ -220,7 +220,7 @@ def run_study(
             "inventory": _name_of(inventory), "checked": _name_of(checked),
         }  # fmt: skip
         _begin(out, json.loads(json.dumps(asked, default=str)), _place(out, scene, options))
-        parts = tuple(_part(scene.grid, axis, *pair) for pair in pairwise(edges))
+        parts = tuple(strip_of(scene.grid, axis, *pair) for pair in pairwise(edges))
         study = _Study(scene, inventory, checked, out, options, recipe, parts, axis)
         names = list(_names(options))
         for number, (model, seed, name) in enumerate(names):
@@ -277,12 +277,6 @@ def _edges(scene: StackedScene, labels: Labels, options: StudyOptions) -> tuple[
             "or a smaller --size."
         )
     return edges, axis
-
-
-def _part(grid: Grid, axis: int, first: int, stop: int) -> Window:
-    if axis == 0:
-        return Window(first, 0, stop - first, grid.width)
-    return Window(0, first, grid.height, stop - first)
 
 
 def _content(record: dict[str, Any]) -> dict[str, Any]:
@@ -416,7 +410,7 @@ class _Study:
             is_before = number < fold
             span = (first, min(stop, left)) if is_before else (max(first, right), stop)
             side = "validation" if number == (fold + 1) % len(spans) else "train"
-            part = _part(self.scene.grid, self.axis, *span)
+            part = strip_of(self.scene.grid, self.axis, *span)
             ground[side].append(self.scene.grid.crop(part).footprint())
         # Neighbours become one, or no tile would lie across their edge.
         frame = gpd.GeoDataFrame(

@@ -15,7 +15,7 @@ import rasterio
 from landslip.assess.blocks import Blocks
 from landslip.assess.evaluation import BlockCounts
 from landslip.assess.objects import SIZE_TEXTS, SizeCounts
-from landslip.assess.pictures import ERROR_CLASSES, FAINT, INK
+from landslip.assess.pictures import ERRORS, FAINT, INK
 from landslip.assess.scores import ScoreHistogram
 from landslip.geo.grid import Grid, Window
 from landslip.geo.raster import rasterio_window
@@ -41,6 +41,7 @@ def write_reliability(histogram: ScoreHistogram, path: Path) -> None:
     pixels = np.array([each.pixels for each in bins])
     below.bar(said, pixels / max(int(pixels.sum()), 1), width=0.06, color="#9db2e8")
     below.set(xlabel="Mean score of the map", ylabel="Share of ground", yscale="log")
+    below.tick_params(axis="y", which="minor", labelleft=False)
     for each in (axes, below):
         each.spines[["top", "right"]].set_visible(False)
     error, brier = histogram.calibration_error(), histogram.brier()
@@ -92,9 +93,7 @@ def write_worst_blocks(errors: Path, windows: Sequence[Window], path: Path) -> N
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    colours = np.zeros((256, 3), dtype=np.uint8)
-    for value, kind in ERROR_CLASSES.items():
-        colours[value] = kind.colour
+    colours = ERRORS.colours()
     across = min(len(windows), 2)
     down = math.ceil(len(windows) / across)
     figure = Figure(figsize=(4.2 * across, 4.4 * down), dpi=110, layout="constrained")

@@ -38,13 +38,13 @@ from landslip.assess.evaluation import (
 from landslip.assess.evaluation_report import SCORES_FILE, write_evaluation_report
 from landslip.assess.objects import NOT_OBSERVED, ObjectCounter
 from landslip.assess.pictures import (
+    DIFFERENCES,
     FN,
     FP,
     NOT_SCORED,
     TP,
     ErrorMap,
     difference_classes,
-    differences_of,
     error_classes,
     subtitle_of,
     title_of,
@@ -159,7 +159,7 @@ def evaluate(
             stack.enter_context(
                 ErrorMap(
                     folder / f"{first}_{second}_difference", grid, ground.extent,
-                    differences_of(first, second),
+                    DIFFERENCES,
                 )
             )
             for first, second in comparison.pairs
@@ -169,7 +169,9 @@ def evaluate(
             error_map.finish(title_of(scores), subtitle_of(scores, evaluation.ground))
             _write_charts(folder, scores, grid)
         for difference_map, (first, second) in zip(apart, comparison.pairs, strict=True):
-            difference_map.finish(f"{first} and {second}", ground_text(evaluation.ground))
+            difference_map.finish(
+                f"first: {first}, second: {second}", ground_text(evaluation.ground)
+            )
         record = evaluation.record()
         for scores, entry in zip(evaluation.predictions, record["predictions"], strict=True):
             entry["map"] = _origin(scores, folder)

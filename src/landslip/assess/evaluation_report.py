@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-from landslip.assess.evaluation import number_text, share_text
+from landslip.assess.evaluation import (
+    number_text,
+    score_text,
+    share_text,
+    threshold_text,
+)
 from landslip.assess.report import Section, write_report
 from landslip.geo.errors import DataError
 
 SCORES_FILE = "scores.json"
 REPORT_FILE = "report.html"
+NAMES = {"precision": "Precision", "recall": "Recall", "f1": "F1", "iou": "IoU"}
+"""Of scores, for people."""
 Scores = dict[str, Any]
 
 
@@ -106,7 +114,7 @@ def _pixel_table(maps: list[Scores]) -> list[list[str]]:
                 each["name"],
                 *(_with_interval(pixels, name) for name in ("precision", "recall", "f1", "iou")),
                 *(score(pixels[name]) for name in ("commission", "omission", "mcc")),
-                "–" if each["threshold"] is None else f"{each['threshold']:.3g}",
+                threshold_text(each["threshold"]),
             ]
         )
     return rows
@@ -115,7 +123,7 @@ def _pixel_table(maps: list[Scores]) -> list[list[str]]:
 def _with_interval(pixels: Scores, name: str) -> str:
     between = pixels["intervals"][name]
     shown = score(pixels[name])
-    return shown if between is None else f"{shown} ({between[0]:.2f}–{between[1]:.2f})"
+    return shown if between is None else f"{shown}\n{between[0]:.2f}–{between[1]:.2f}"
 
 
 def _map_sections(folder: Path, scores: Scores) -> list[Section]:
@@ -247,9 +255,6 @@ def _difference_pictures(folder: Path, differences: list[Scores]) -> list[Sectio
     return found
 
 
-NAMES = {"precision": "Precision", "recall": "Recall", "f1": "F1", "iou": "IoU"}
-
-
 def _limits(record: Scores) -> list[str]:
     noise = record["reference_shifted_f1"]
     texts = [
@@ -273,15 +278,20 @@ def _limits(record: Scores) -> list[str]:
 
 
 def score(value: float | None) -> str:
-    """A score for people."""
-    return "–" if value is None else f"{value:.3f}"
+    """A score of a record for people."""
+    return score_text(_known(value))
 
 
 def share(value: float | None) -> str:
-    """A share for people."""
-    return "–" if value is None else share_text(value)
+    """A share of a record for people."""
+    return share_text(_known(value))
 
 
 def number(value: float | None) -> str:
-    """A number for people."""
-    return "–" if value is None else number_text(value)
+    """A number of a record for people."""
+    return number_text(_known(value))
+
+
+def _known(value: float | None) -> float:
+    """JSON has no NaN."""
+    return math.nan if value is None else value

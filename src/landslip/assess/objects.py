@@ -6,7 +6,7 @@ Pixel scores hardly see small landslides: half of all landslides may hold a twen
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,44 +198,41 @@ class ObjectComparison:
             26(14), and Rutzinger, Rottensteiner, Pfeifer 2009, IEEE JSTARS 2(1) (objects are right
             from an overlap of 50 %, shares taken of each side's own area).
         """
-        sizes = len(SIZE_CLASSES_M2)
-
-        def tally(objects: Objects) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-            """All objects, and those matched, by size class."""
-            every, matched = objects.size_class, objects.matched(overlap)
-            return np.bincount(every, minlength=sizes), np.bincount(every[matched], minlength=sizes)
-
-        reference, found = tally(self.reference)
-        predicted, right = tally(self.predicted)
-        return SizeCounts(
-            tuple(reference.tolist()), tuple(found.tolist()), tuple(predicted.tolist()),
-            tuple((predicted - right).tolist()), float(self.ground_km2.sum()),
-        )  # fmt: skip
+        columns = self._tallied(overlap, 1, lambda objects: np.zeros(len(objects.row), np.int64))
+        reference, found, predicted, false_alarms = (column[0] for column in columns)
+        km2 = float(self.ground_km2.sum())
+        return SizeCounts(reference, found, predicted, false_alarms, km2)
 
     def by_blocks(self, overlap: float = DEFAULT_OVERLAP) -> tuple[SizeCounts, ...]:
         """Counts of every block of ground, row by row, those without landslides too.
 
         A landslide belongs whole to the block that holds its centroid.
         """
-        number, sizes = self.ground_km2.size, len(SIZE_CLASSES_M2)
+        columns = self._tallied(
+            overlap, self.ground_km2.size, lambda objects: self.blocks.of(objects.row, objects.col)
+        )
+        lines = zip(*columns, self.ground_km2.ravel().tolist(), strict=True)
+        return tuple(SizeCounts(*line) for line in lines)
+
+    def _tallied(
+        self, overlap: float, places: int, place_of: Callable[[Objects], NDArray[np.int64]]
+    ) -> list[list[tuple[int, ...]]]:
+        """Reference landslides, found, mapped and false alarms, by place and then by size."""
+        sizes = len(SIZE_CLASSES_M2)
 
         def tally(objects: Objects) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-            """All objects, and those matched, (blocks, size classes)."""
-            place = self.blocks.of(objects.row, objects.col) * sizes + objects.size_class
+            """All objects, and those matched, (places, size classes)."""
+            place = place_of(objects) * sizes + objects.size_class
             every, matched = (
-                np.bincount(places, minlength=number * sizes).reshape(-1, sizes)
-                for places in (place, place[objects.matched(overlap)])
+                np.bincount(chosen, minlength=places * sizes).reshape(-1, sizes)
+                for chosen in (place, place[objects.matched(overlap)])
             )
             return every, matched
 
         reference, found = tally(self.reference)
         predicted, right = tally(self.predicted)
-        columns = [
-            map(tuple, counts.tolist())
-            for counts in (reference, found, predicted, predicted - right)
-        ]
-        lines = zip(*columns, self.ground_km2.ravel().tolist(), strict=True)
-        return tuple(SizeCounts(*line) for line in lines)
+        columns = (reference, found, predicted, predicted - right)
+        return [[tuple(row) for row in column.tolist()] for column in columns]
 
     def one_to_one(self, iou: float) -> Pairs:
         """Reference and mapped landslides that are each other's: as many as can be.

@@ -70,28 +70,29 @@ class Palette:
     by_rank: tuple[int, ...]
     """Values; the last one that is there is shown."""
 
+    def colours(self) -> NDArray[np.uint8]:
+        """Red, green, blue of every value, shape (256, 3)."""
+        table = np.zeros((256, 3), dtype=np.uint8)
+        for value, kind in self.classes.items():
+            table[value] = kind.colour
+        return table
+
 
 ERRORS = Palette("errors", ERROR_CLASSES, (NOT_SCORED, TN, TP, FP, FN))
 
 
-def differences_of(first: str, second: str) -> Palette:
-    """The classes of a map of where two maps differ."""
-    return Palette(
-        "difference",
-        {
-            BOTH_RIGHT: ErrorClass("both right", "both right", (214, 214, 210)),
-            FIRST_RIGHT: ErrorClass("first right", f"only {_short(first)} right", (230, 120, 0)),
-            SECOND_RIGHT: ErrorClass("second right", f"only {_short(second)} right", (0, 130, 110)),
-            BOTH_WRONG: ErrorClass("both wrong", "both wrong", (120, 20, 60)),
-            NOT_SCORED: ERROR_CLASSES[NOT_SCORED],
-        },
-        (NOT_SCORED, BOTH_RIGHT, BOTH_WRONG, FIRST_RIGHT, SECOND_RIGHT),
-    )
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 24 else f"{name[:23]}…"
-
+DIFFERENCES = Palette(
+    "difference",
+    {
+        BOTH_RIGHT: ErrorClass("both right", "both right", (214, 214, 210)),
+        FIRST_RIGHT: ErrorClass("first right", "only the first right", (230, 120, 0)),
+        SECOND_RIGHT: ErrorClass("second right", "only the second right", (0, 130, 110)),
+        BOTH_WRONG: ErrorClass("both wrong", "both wrong", (120, 20, 60)),
+        NOT_SCORED: ERROR_CLASSES[NOT_SCORED],
+    },
+    (NOT_SCORED, BOTH_RIGHT, BOTH_WRONG, FIRST_RIGHT, SECOND_RIGHT),
+)
+"""Of two maps: which of them is right."""
 
 WIDTH_PX, HEIGHT_PX = 2000, 1400
 """Largest map in an error picture (px)."""
@@ -173,10 +174,7 @@ class ErrorPicture:
         axes = figure.add_axes(place)
         axes.set_axis_off()
         kinds = self._palette.classes
-        colours = np.zeros((256, 3), dtype=np.uint8)
-        for value, kind in kinds.items():
-            colours[value] = kind.colour
-        axes.imshow(colours[classes], interpolation="nearest", aspect="auto")
+        axes.imshow(self._palette.colours()[classes], interpolation="nearest", aspect="auto")
         axes.add_patch(_frame(axes.transAxes))
         _text(figure, page, em, page[1] - 0.5 * em, title, 1.15 * em, weight="bold", color=INK)
         _text(figure, page, em, page[1] - 2.1 * em, subtitle, em, color=FAINT)

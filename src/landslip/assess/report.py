@@ -24,7 +24,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; marg
 h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; margin: 1rem 0; }
 th, td { padding: .3rem .9rem .3rem 0; text-align: left; border-bottom: 1px solid #ddd; }
-td { font-variant-numeric: tabular-nums; }
+td { font-variant-numeric: tabular-nums; } td:not(:first-child) { white-space: pre; }
 figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
 figcaption, footer { color: #666; font-size: .88rem; }
 @media print { body { margin: 0; max-width: none; } section { break-inside: avoid; } }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,11 @@ def _lay_out(
     device: str,
     precision: str,
 ) -> float:
-    """Write the scores of all tiles, and their labels, side by side; the side of a place (m)."""
+    """Write the scores of all tiles side by side, and their labels if `labels` names a file.
+
+    Returns:
+        The side of the place that a tile has (m).
+    """
     chosen = tile_set.of(split)
     scored = scored_tiles(model, tile_set, split=split, device=device, precision=precision)
     side = max([max(tile.height, tile.width) for tile in chosen], default=1) + GAP_PX
@@ -117,12 +122,14 @@ def _lay_out(
     def write(raster: Any, row: int, plane: NDArray[np.uint8]) -> None:
         raster.write(plane, 1, window=rasterio_window(Window(row * side, 0, side, grid.width)))
 
-    with create_raster(
-        path, grid, bands=["probability"], dtype="uint8", nodata=UNKNOWN_CODE
-    ) as codes_file, create_raster(
-        labels or path.with_name("labels.tif"), grid, bands=["label"], dtype="uint8",
-        nodata=UNLABELLED,
-    ) as labels_file:  # fmt: skip
+    with ExitStack() as stack:
+        files = [
+            stack.enter_context(
+                create_raster(each, grid, bands=[band], dtype="uint8", nodata=UNKNOWN_CODE)
+            )
+            for each, band in ((path, "probability"), (labels, "label"))
+            if each is not None
+        ]
         codes, truth = np.full((2, side, grid.width), UNLABELLED, np.uint8)
         for number, (scores, known) in enumerate(scored):
             row, col = divmod(number, across)
@@ -130,7 +137,7 @@ def _lay_out(
             place = np.s_[:height, col * side : col * side + width]
             codes[place], truth[place] = encode(scores), known
             if col == across - 1 or number == len(chosen) - 1:
-                write(codes_file, row, codes)
-                write(labels_file, row, truth)
+                for file, plane in zip(files, (codes, truth), strict=False):
+                    write(file, row, plane)
                 codes, truth = np.full((2, side, grid.width), UNLABELLED, np.uint8)
     return side * size

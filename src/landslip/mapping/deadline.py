@@ -95,18 +95,16 @@ def _seconds_of_files(
     """
     if not mapped:
         return 0.0
-    any_map = _finished(run, ground, mapped[:1], SMALL_PX)
-    little = _finished(run, ground, mapped[:1], SMALL_PX)
-    much = _finished(run, ground, mapped, None)
-    width = min(window.core.width for window in mapped)
-    sample = sum(window.core.height for window in mapped) * width
+    any_map, _ = _finished(run, ground, mapped[:1], SMALL_PX)
+    little, _ = _finished(run, ground, mapped[:1], SMALL_PX)
+    much, sample = _finished(run, ground, mapped, None)
     return any_map + max(much - little, 0.0) * pixels / sample
 
 
 def _finished(
     run: MapRun, ground: Ground, mapped: Sequence[MappedWindow], most_px: int | None
-) -> float:
-    """Time to make the files of a map of some windows, one below the other (s)."""
+) -> tuple[float, int]:
+    """Time to make the files of a map of some windows, one below the other (s); its pixels."""
     width = min([window.core.width for window in mapped] + ([most_px] if most_px else []))
     heights = [min(window.core.height, most_px or window.core.height) for window in mapped]
     grid = Grid(ground.scene.grid.crs, ground.scene.grid.transform, sum(heights), width)
@@ -139,4 +137,4 @@ def _finished(
         begun = time.monotonic()
         inventory = Inventory(out / "landslides.gpkg", crs=frame_crs(grid), date=None)
         finish_scene(run, replace(ground, scene=scene), partial, out, inventory)
-        return time.monotonic() - begun
+        return time.monotonic() - begun, grid.height * grid.width

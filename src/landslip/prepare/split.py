@@ -210,7 +210,7 @@ def _blocks(labels: Labels, options: TileOptions) -> list[Side]:
             best = (
                 found[0],
                 [
-                    (side, _strip(labels.grid, axis, start, stop))
+                    (side, strip_of(labels.grid, axis, start, stop))
                     for (side, _), (start, stop) in zip(order, found[1], strict=True)
                 ],
             )
@@ -274,7 +274,8 @@ def _best_cuts(
     return float(error[best]), list(pieces)
 
 
-def _strip(grid: Grid, axis: int, start: int, stop: int) -> Window:
+def strip_of(grid: Grid, axis: int, start: int, stop: int) -> Window:
+    """Some rows (axis 0) or columns (1) of a grid, the last one not included."""
     if axis == 0:
         return Window(start, 0, stop - start, grid.width)
     return Window(0, start, grid.height, stop - start)
