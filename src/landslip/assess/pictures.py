@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from landslip.assess.evaluation import (
 from landslip.assess.scores import ScoreHistogram
 from landslip.geo.grid import Grid, Window
 from landslip.geo.inventory import areas_m2, write_layers
+from landslip.geo.quiet import quietly
 from landslip.geo.raster import create_raster, rasterio_window
 from landslip.geo.styles import ClassStyle, add_styles, polygon_style, raster_style
 from landslip.geo.terrain import middle_steps_m
@@ -288,9 +288,8 @@ def _text(
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with warnings.catch_warnings():
-        # Names in scripts that the font lacks come out as boxes; that is no reason to fail.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+    # Names in scripts that the font lacks come out as boxes; that is no reason to fail.
+    with quietly("Glyph .* missing from"):
         figure.savefig(path, format="png")
 
 

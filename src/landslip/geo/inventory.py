@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from rasterio.features import rasterize
 
 from landslip.geo.errors import InventoryError, OutputError
 from landslip.geo.grid import WGS84, Grid, Window, is_true_to_area, linear_unit_m
-from landslip.geo.quiet import without_position
+from landslip.geo.quiet import quietly, without_position
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -254,12 +253,14 @@ def _burnt(
     to_pixels, corner = ~grid.transform, (window.col, window.row)
     in_pixels = shapely.transform(
         np.array([geometries[at] for at in touching], dtype=object),
-        lambda points: np.round(_mapped(to_pixels, points) * 2**20) / 2**20 - corner,
+        lambda points: np.round(_mapped(to_pixels, points) * 2**20) / 2**20 - corner + 1,
     )
     with without_position():
         burnt = rasterize(
             list(zip(in_pixels, values[touching].tolist(), strict=True)),
             out_shape=own.shape,
+            # Never at the origin: there rasterio warns, and filters hold for one thread alone.
+            transform=Affine.translation(1, 1),
             dtype=values.dtype.name,
         )
     return np.asarray(burnt)
@@ -320,19 +321,19 @@ def write_layers(
     """
     import pyogrio
 
-    with fixed_date(date), warnings.catch_warnings():
-        # Pictures without a position have no CRS, and that is said elsewhere.
-        warnings.filterwarnings("ignore", message="'crs' was not provided")
+    with fixed_date(date):
         for name, frame in layers.items():
-            pyogrio.write_dataframe(
-                frame,
-                path,
-                layer=name,
-                driver="GPKG",
-                append=path.exists(),
-                geometry_type="MultiPolygon",
-                promote_to_multi=True,
-            )
+            # Pictures without a position have no CRS, and that is said elsewhere.
+            with nullcontext() if frame.crs else quietly("'crs' was not provided"):
+                pyogrio.write_dataframe(
+                    frame,
+                    path,
+                    layer=name,
+                    driver="GPKG",
+                    append=path.exists(),
+                    geometry_type="MultiPolygon",
+                    promote_to_multi=True,
+                )
 
 
 def refuse_reviewed(folder: Path) -> None:

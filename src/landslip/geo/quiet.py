@@ -1,11 +1,11 @@
-"""What rasterio need not tell people, in several threads."""
+"""What libraries need not tell people, in several threads."""
 
 from __future__ import annotations
 
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from rasterio.errors import NotGeoreferencedWarning
 
@@ -13,12 +13,17 @@ _LOCK = threading.Lock()
 
 
 @contextmanager
-def without_position() -> Iterator[None]:
-    """Open, create or burn pixels that may have no position; where that matters, it is said.
+def quietly(message: str = "", category: type[Warning] = Warning) -> Iterator[None]:
+    """Ignore warnings whose text begins with a pattern.
 
-    One thread at a time: Python keeps one list of filters for all threads, and rasterio changes it
-    and puts it back whenever it burns polygons.
+    One thread at a time: Python keeps one list of filters for all threads, and who puts it back
+    takes away what another thread has added meanwhile.
     """
     with _LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        warnings.filterwarnings("ignore", message=message, category=category)
         yield
+
+
+def without_position() -> AbstractContextManager[None]:
+    """Open, create or burn pixels that may have no position; where that matters, it is said."""
+    return quietly(category=NotGeoreferencedWarning)

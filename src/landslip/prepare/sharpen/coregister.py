@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from landslip.geo.grid import Window
 from landslip.geo.parallel import in_order
+from landslip.geo.quiet import quietly
 from landslip.geo.raster import Scene
 from landslip.prepare.sharpen.fusion import Moments, fit
 
@@ -128,8 +128,7 @@ def _shift(pan: Doubles, simulated: Doubles) -> Doubles | None:
     second = (simulated - simulated.mean()) * window
     if not first.any() or not second.any():
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quietly():
         shift, error, _ = phase_cross_correlation(  # type: ignore[no-untyped-call]
             first, second, upsample_factor=FINEST, normalization=None
         )
