@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import warnings
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
-import shapely
-from affine import Affine
 
-from landslip.geo import inventory
-from landslip.geo.grid import Grid, Window
-from landslip.geo.inventory import rasterised
-from landslip.geo.quiet import quietly
-from landslip.mapping import outlines
+from landslip.geo.quiet import NO_POSITION, quiet_process, quietly
 from landslip.mapping.outlines import pixel_polygons
 
 
-def test_pixels_at_the_origin_need_no_filter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another thread that puts its filters back must not matter."""
-    monkeypatch.setattr(outlines, "without_position", nullcontext)
-    monkeypatch.setattr(inventory, "without_position", nullcontext)
-    box = shapely.box(0, 0, 3, 2)
-    (found,) = pixel_polygons(np.ones((2, 3), np.uint8), 0, 0)[1]
-    assert shapely.equals(found, box)
-    grid = Grid(None, Affine.identity(), 4, 5)
-    assert rasterised([box], grid, Window(0, 0, 4, 5)).sum() == 6
+def test_threads_that_change_filters_bring_no_warning_back() -> None:
+    """As geopandas and rasterio do in one thread while strips are traced in others."""
+    done = threading.Event()
+
+    def change() -> None:
+        while not done.is_set():
+            with warnings.catch_warnings():
+                time.sleep(0)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quiet_process()
+        other = threading.Thread(target=change)
+        other.start()
+        try:
+            for row in range(300):
+                assert len(pixel_polygons(np.ones((2, 3), np.uint8), row, 0)[1]) == 1
+        finally:
+            done.set()
+            other.join()
 
 
 def test_other_warnings_are_still_told() -> None:
@@ -34,3 +40,6 @@ def test_other_warnings_are_still_told() -> None:
         warnings.warn("Glyph 7 missing from font", stacklevel=1)
         with pytest.warns(UserWarning, match="something else"):
             warnings.warn("something else", stacklevel=1)
+    with warnings.catch_warnings(), pytest.warns(UserWarning, match=NO_POSITION):
+        warnings.simplefilter("default")
+        warnings.warn(NO_POSITION, stacklevel=1)

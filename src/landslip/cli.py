@@ -1102,7 +1102,9 @@ def demo(
 def main() -> None:
     """Run the command line: one plain message for what goes wrong, exit 1 (data) or 2 (usage)."""
     from landslip.geo.errors import LandslipError, UsageError
+    from landslip.geo.quiet import quiet_process
 
+    quiet_process()
     try:
         app()
     except UsageError as error:

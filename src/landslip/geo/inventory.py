@@ -20,7 +20,7 @@ from rasterio.features import rasterize
 
 from landslip.geo.errors import InventoryError, OutputError
 from landslip.geo.grid import WGS84, Grid, Window, is_true_to_area, linear_unit_m
-from landslip.geo.quiet import quietly, without_position
+from landslip.geo.quiet import NO_CRS, quietly, without_position
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -253,14 +253,12 @@ def _burnt(
     to_pixels, corner = ~grid.transform, (window.col, window.row)
     in_pixels = shapely.transform(
         np.array([geometries[at] for at in touching], dtype=object),
-        lambda points: np.round(_mapped(to_pixels, points) * 2**20) / 2**20 - corner + 1,
+        lambda points: np.round(_mapped(to_pixels, points) * 2**20) / 2**20 - corner,
     )
     with without_position():
         burnt = rasterize(
             list(zip(in_pixels, values[touching].tolist(), strict=True)),
             out_shape=own.shape,
-            # Never at the origin: there rasterio warns, and filters hold for one thread alone.
-            transform=Affine.translation(1, 1),
             dtype=values.dtype.name,
         )
     return np.asarray(burnt)
@@ -324,7 +322,7 @@ def write_layers(
     with fixed_date(date):
         for name, frame in layers.items():
             # Pictures without a position have no CRS, and that is said elsewhere.
-            with nullcontext() if frame.crs else quietly("'crs' was not provided"):
+            with nullcontext() if frame.crs else quietly(NO_CRS):
                 pyogrio.write_dataframe(
                     frame,
                     path,

@@ -196,17 +196,12 @@ def pixel_polygons(classes: NDArray[np.uint8], row: int, col: int) -> dict[int, 
         col: First column in the whole raster.
     """
     found: dict[int, list[Any]] = {}
-    # Never at the origin: there rasterio warns, and what quiets it holds for one thread alone.
-    shift = Affine.translation(1, 1)
+    shift = Affine.translation(col, row)
     with without_position():
         traced = list(shapes(classes, mask=classes != 0, connectivity=4, transform=shift))
     for geometry, value in traced:
         found.setdefault(int(value), []).append(shapely.geometry.shape(geometry))
-    origin = np.array([col - 1, row - 1])
-    return {
-        value: shapely.transform(np.array(polygons, dtype=object), lambda xy: xy + origin)
-        for value, polygons in found.items()
-    }
+    return {value: np.array(polygons, dtype=object) for value, polygons in found.items()}
 
 
 def join_strips(strips: Iterable[Strip]) -> Iterator[tuple[Polygons, float]]:
