@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import pytest
 
-from landslip.geo.quiet import NO_POSITION, quiet_process, quietly
+from landslip.geo.quiet import quiet_process, quietly
 from landslip.mapping.outlines import pixel_polygons
 
 
@@ -40,6 +40,3 @@ def test_other_warnings_are_still_told() -> None:
         warnings.warn("Glyph 7 missing from font", stacklevel=1)
         with pytest.warns(UserWarning, match="something else"):
             warnings.warn("something else", stacklevel=1)
-    with warnings.catch_warnings(), pytest.warns(UserWarning, match=NO_POSITION):
-        warnings.simplefilter("default")
-        warnings.warn(NO_POSITION, stacklevel=1)

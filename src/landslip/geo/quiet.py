@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-NO_POSITION = "Dataset has no geotransform"
-"""How rasterio's warning of pixels without a position begins."""
+NO_POSITION = "(Dataset has no geotransform|The given matrix is equal to Affine.identity)"
+"""How rasterio's warnings of pixels without a position begin."""
 NO_CRS = "'crs' was not provided"
 """How pyogrio's warning of a layer without a CRS begins."""
 _LOCK = threading.Lock()
