@@ -98,7 +98,7 @@ def iburi(data: Path, work: Path) -> Record:
 
 def label_area_ratio(labels: Path) -> float:
     """Area of the landslide labels by pixel areas, over their geodesic area as polygons."""
-    from landslip.mapping.outlines import pixel_polygons, to_crs
+    from landslip.inventory.outlines import pixel_polygons, to_crs
 
     scene = FileScene(str(labels), {"label": 1})
     raster = scene.read(scene.grid.window, ["label"])

@@ -12,8 +12,8 @@ ROOT = Path(landslip.__file__).parent
 FLOORS = (
     {"geo"},
     {"prepare", "assess", "samples"},
-    {"learn"},
-    {"mapping"},
+    {"learn", "inventory"},
+    {"mapping", "deliver"},
     {"demo", "study"},
     {"cli"},
     {"__main__"},

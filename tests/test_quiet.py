@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from landslip.geo.quiet import quiet_process, quietly
-from landslip.mapping.outlines import pixel_polygons
+from landslip.inventory.outlines import pixel_polygons
 
 
 def test_threads_that_change_filters_bring_no_warning_back() -> None:

@@ -27,16 +27,16 @@ from landslip.geo.errors import BandError, DataError, OutputError
 from landslip.geo.grid import Grid, Window
 from landslip.geo.raster import FileScene, Raster, create_raster
 from landslip.geo.scene import open_scene
+from landslip.inventory.attributes import numbered, probability_of
+from landslip.inventory.outlines import landslide_polygons
 from landslip.learn.card import ModelCard, save_model
 from landslip.learn.device import Compute
 from landslip.learn.ensemble import Ensemble, Member
 from landslip.learn.models import build_model
 from landslip.learn.predict import probabilities
 from landslip.mapping import finish
-from landslip.mapping.attributes import numbered, probability_of
 from landslip.mapping.layout import even_layout
 from landslip.mapping.options import MapOptions
-from landslip.mapping.outlines import landslide_polygons
 from landslip.mapping.scene_map import map_scene
 from landslip.mapping.work import Job, WindowMapper
 

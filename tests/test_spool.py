@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import shapely
 
-from landslip.mapping.spool import Spool
+from landslip.inventory.spool import Spool
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])

@@ -36,13 +36,13 @@ from landslip.geo.probability import TOP_CODE, UNKNOWN_CODE, threshold_code
 from landslip.geo.raster import FileScene, create_raster, rasterio_window
 from landslip.geo.scene import OBSERVED, StackedScene, open_scene, source_records
 from landslip.geo.windows import cover
+from landslip.inventory.attributes import frame_crs
+from landslip.inventory.outlines import probability_codes
 from landslip.learn.card import load_card
 from landslip.learn.plan import TrainOptions
 from landslip.learn.recipes import Recipe, recipe_named
 from landslip.learn.train import train_on_scene
-from landslip.mapping.attributes import frame_crs
 from landslip.mapping.options import MapOptions
-from landslip.mapping.outlines import probability_codes
 from landslip.mapping.scene_map import map_scene
 from landslip.prepare.split import TileOptions, strip_of
 

@@ -16,8 +16,8 @@ from landslip.geo.parallel import own_memory_bytes
 from landslip.geo.raster import Raster
 from landslip.geo.scene import OBSERVED
 from landslip.geo.windows import spread
+from landslip.inventory.attributes import frame_crs
 from landslip.learn.allocation import freed_memory_kept
-from landslip.mapping.attributes import frame_crs
 from landslip.mapping.finish import Inventory, finish_scene
 from landslip.mapping.options import MapEstimate
 from landslip.mapping.run import Ground, MapRun

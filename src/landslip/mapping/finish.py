@@ -19,10 +19,10 @@ from landslip.geo.inventory import write_layers
 from landslip.geo.parallel import default_threads, peak_memory_bytes
 from landslip.geo.probability import TOP_CODE
 from landslip.geo.raster import FileScene
-from landslip.mapping.attributes import frame_crs, with_attributes
-from landslip.mapping.ground import ground_layers
+from landslip.inventory.attributes import frame_crs, with_attributes
+from landslip.inventory.ground import ground_layers
+from landslip.inventory.outlines import landslide_polygons
 from landslip.mapping.options import MapResult
-from landslip.mapping.outlines import landslide_polygons
 from landslip.mapping.run import Ground, MapRun, grid_record
 from landslip.mapping.unfinished import read_journal
 

@@ -27,6 +27,9 @@ from landslip.geo.probability import UNKNOWN_CODE
 from landslip.geo.progress import Rate, track
 from landslip.geo.raster import FileScene, Raster, Scene, fingerprint
 from landslip.geo.scene import OBSERVED, SceneLike, as_scene, source_records
+from landslip.inventory.attributes import frame_crs
+from landslip.inventory.ground import ground_layers
+from landslip.inventory.outlines import require_outline, strip_windows
 from landslip.learn.allocation import freed_memory_kept
 from landslip.learn.card import ModelCard, load_card
 from landslip.learn.device import Compute
@@ -34,8 +37,6 @@ from landslip.learn.engine import is_out_of_memory
 from landslip.learn.ensemble import Ensemble
 from landslip.learn.memory import peak_bytes
 from landslip.learn.radiometry import ChosenScaling, choose_scaling
-from landslip.mapping.attributes import frame_crs
-from landslip.mapping.ground import ground_layers
 from landslip.mapping.layout import (
     GPU_CORE_PX,
     LIBRARY_SHARE,
@@ -45,7 +46,6 @@ from landslip.mapping.layout import (
     fitting_layout,
 )
 from landslip.mapping.options import MapOptions
-from landslip.mapping.outlines import require_outline, strip_windows
 from landslip.mapping.unfinished import Plane, UnfinishedMap, read_journal, remove_unfinished
 from landslip.mapping.work import (
     Job,

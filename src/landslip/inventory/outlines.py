@@ -20,7 +20,7 @@ from landslip.geo.parallel import few_threads, in_order
 from landslip.geo.probability import UNKNOWN_CODE, encode, threshold_code
 from landslip.geo.quiet import without_position
 from landslip.geo.raster import FileScene
-from landslip.mapping.spool import Polygons, Spool
+from landslip.inventory.spool import Polygons, Spool
 
 STRIP_PIXELS = 4_000_000
 """Pixels of a strip."""

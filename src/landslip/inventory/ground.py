@@ -14,8 +14,8 @@ from landslip.geo.grid import Window
 from landslip.geo.inventory import areas_m2
 from landslip.geo.raster import FileScene
 from landslip.geo.scene import OBSERVED, REASONS
-from landslip.mapping.attributes import frame_crs
-from landslip.mapping.outlines import (
+from landslip.inventory.attributes import frame_crs
+from landslip.inventory.outlines import (
     Strip,
     in_strips,
     join_strips,

@@ -15,8 +15,8 @@ from landslip.geo.inventory import areas_m2
 from landslip.geo.probability import TOP_CODE, UNKNOWN_CODE
 from landslip.geo.quiet import without_position
 from landslip.geo.raster import FileScene
-from landslip.mapping.outlines import in_strips, probability_codes, strip_windows
-from landslip.mapping.spool import Polygons
+from landslip.inventory.outlines import in_strips, probability_codes, strip_windows
+from landslip.inventory.spool import Polygons
 
 if TYPE_CHECKING:
     import geopandas as gpd

@@ -1,0 +1,1 @@
+"""From a probability raster, of any tool, to an inventory of landslides."""
