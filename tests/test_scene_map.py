@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,39 +16,30 @@ import pytest
 import rasterio
 import shapely
 import torch
-from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.features import rasterize
-from shapely.affinity import affine_transform
 from torch import nn
 
 import tiny
-from landslip.geo.errors import BandError, DataError, OutputError
+from landslip.geo.errors import BandError, DataError, OutputError, UsageError
 from landslip.geo.grid import Grid, Window
-from landslip.geo.raster import FileScene, Raster, create_raster
+from landslip.geo.raster import Raster, create_raster
 from landslip.geo.scene import open_scene
-from landslip.inventory.attributes import numbered, probability_of
+from landslip.inventory import delineate
 from landslip.inventory.outlines import landslide_polygons
 from landslip.learn.card import ModelCard, save_model
 from landslip.learn.device import Compute
 from landslip.learn.ensemble import Ensemble, Member
 from landslip.learn.models import build_model
 from landslip.learn.predict import probabilities
-from landslip.mapping import finish
 from landslip.mapping.layout import even_layout
 from landslip.mapping.options import MapOptions
-from landslip.mapping.scene_map import map_scene
+from landslip.mapping.scene_map import estimate_map, map_scene
 from landslip.mapping.work import Job, WindowMapper
+from tiny import grid_of
 
 UTM = CRS.from_epsg(32654)
 CPU = Compute(torch.device("cpu"), "float32")
-
-
-def grid_of(height: int, width: int, size_m: float = 10.0, crs: CRS | None = UTM) -> Grid:
-    """A grid whose upper left corner lies at 400 km east, 4700 km north."""
-    transform = Affine(size_m, 0, 400_000, 0, -size_m, 4_700_000)
-    return Grid(crs, transform, height, width)
 
 
 def write_scene(path: Path, grid: Grid, values: NDArray[Any], bands: Sequence[str]) -> Path:
@@ -118,7 +110,8 @@ def test_map_writes_what_it_promises(tmp_path: Path, bright_model: Path) -> None
     out = tmp_path / "map"
     map_scene(scene, bright_model, out, options=MapOptions(threshold=0.25, device="cpu"))
     assert sorted(path.name for path in out.iterdir()) == [
-        "landslides.gpkg", "probability.tif", "quicklook.png", "run.json",
+        "inventory.html", "landslides.gpkg", "probability.qml", "probability.tif", "quicklook.png",
+        "run.json",
     ]  # fmt: skip
     with rasterio.open(out / "probability.tif") as raster:
         assert raster.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
@@ -135,6 +128,46 @@ def test_map_writes_what_it_promises(tmp_path: Path, bright_model: Path) -> None
     assert record["options"]["threshold"] == 0.25
     with pytest.raises(OutputError, match="exists already"):
         map_scene(scene, bright_model, out)
+
+
+def test_the_inventory_of_a_map_tells_what_options_ask_for(
+    tmp_path: Path, bright_model: Path
+) -> None:
+    values = np.full((1, 60, 80), 10, dtype=np.uint8)
+    values[0, 20:32, 10:20] = 250  # under the edge of a cloud
+    values[0, 20:32, 50:56] = 250
+    path = write_scene(tmp_path / "scene.tif", grid_of(60, 80), values, ["nir"])
+    cloud = tiny.box_at((0, 0, 60, 15))
+    gpd.GeoDataFrame(geometry=[cloud], crs=UTM).to_file(tmp_path / "cloud.gpkg")
+    with create_raster(
+        tmp_path / "dem.tif", grid_of(60, 80), bands=["z"], dtype="float32", nodata=-1
+    ) as out:
+        out.write(np.arange(60, 0, -1, dtype=np.float32)[:, None] * 10 + np.zeros(80), 1)
+    rules = tmp_path / "rules.txt"
+    rules.write_text("slope_mean_deg > 40 and touches_unobserved != '' -> doubtful\n")
+    options = MapOptions(
+        threshold=0.5, device="cpu", outline="pixels", dem=tmp_path / "dem.tif", rules=rules,
+        drop=("doubtful",),
+    )  # fmt: skip
+    scene = open_scene(path, unusable=tmp_path / "cloud.gpkg")
+    estimate_map([scene], bright_model, options=options)
+    found = map_scene(scene, bright_model, tmp_path / "map", options=options)
+    assert (found.landslides, found.dropped) == (1, 1)
+    file = tmp_path / "map" / "landslides.gpkg"
+    (kept,), (moved,) = (
+        gpd.read_file(file, layer=name).to_dict("records") for name in ("landslides", "dropped")
+    )
+    assert (kept["id"], moved["id"]) == (2, 1)
+    assert (kept["flags"], moved["flags"]) == ("", "doubtful")
+    assert (moved["touches_unobserved"], kept["touches_unobserved"]) == ("unusable", "")
+    assert (kept["slope_mean_deg"], kept["aspect_deg"]) == (45, 180)
+    assert (kept["length_m"], kept["width_m"], kept["length_along"]) == (120, 60, "slope")
+    assert kept["relief_m"] == 120
+    assert (kept["scene"], kept["model"], kept["status"]) == ("scene", "test", "unreviewed")
+    rules.write_text("slope < 4 -> flat\n")
+    with pytest.raises(UsageError, match="slope_mean_deg"):
+        map_scene(scene, bright_model, tmp_path / "other", options=replace(options, drop=()))
+    assert not list(tmp_path.glob("other*"))
 
 
 def test_unseen_ground_is_said_and_never_mapped(tmp_path: Path, bright_model: Path) -> None:
@@ -246,65 +279,6 @@ def test_reviewed_inventory_is_never_replaced(tmp_path: Path, bright_model: Path
         map_scene(scene, bright_model, out, options=options, overwrite=True)
 
 
-def probability_file(path: Path, codes: NDArray[np.uint8]) -> FileScene:
-    grid = grid_of(*codes.shape)
-    with create_raster(path, grid, bands=["probability"], dtype="uint8", nodata=255) as out:
-        out.write(codes, 1)
-    return FileScene(str(path), {"probability": 1})
-
-
-def all_polygons(scene: FileScene, threshold: float, **options: Any) -> NDArray[np.object_]:
-    return np.concatenate(list(landslide_polygons(scene, threshold, **options)))
-
-
-@pytest.mark.parametrize("outline", ["contour", "pixels"])
-def test_strips_leave_no_trace(tmp_path: Path, outline: str) -> None:
-    random = np.random.default_rng(3)
-    rough = random.normal(size=(90, 70))
-    kernel = np.hanning(9)
-    smooth = np.apply_along_axis(np.convolve, 0, rough, kernel, mode="same")
-    smooth = np.apply_along_axis(np.convolve, 1, smooth, kernel, mode="same")
-    codes = np.clip(127 + 40 * smooth, 0, 254).astype(np.uint8)
-    codes[20:26, 30:50] = 255
-    scene = probability_file(tmp_path / "p.tif", codes)
-    whole = all_polygons(scene, 0.5, outline=outline)
-    strips = all_polygons(scene, 0.5, outline=outline, strip_rows=16, group=3)
-    assert len(whole) > 5
-    assert len(strips) == len(whole)
-    assert all(a.equals(b) for a, b in zip(whole, strips, strict=True))
-    assert all(polygon.is_valid for polygon in whole)
-
-
-def test_probabilities_of_polygons_are_those_of_their_pixels(tmp_path: Path) -> None:
-    codes = np.random.default_rng(5).integers(0, 255, (60, 50)).astype(np.uint8)
-    codes[20:30, 10:40] = 255
-    scene = probability_file(tmp_path / "p.tif", codes)
-    polygons = all_polygons(scene, 0.8, outline="pixels")
-    means, maxima = probability_of(polygons, scene, strip_rows=7)
-    for polygon, mean, largest in zip(polygons, means, maxima, strict=True):
-        inside = [
-            int(codes[row, col])
-            for row in range(60)
-            for col in range(50)
-            if polygon.contains(shapely.Point(scene.grid.transform * (col + 0.5, row + 0.5)))
-        ]
-        assert mean == pytest.approx(sum(inside) / len(inside) / 254)
-        assert largest == pytest.approx(max(inside) / 254)
-
-
-def test_contours_at_borders_keep_their_area(tmp_path: Path) -> None:
-    codes = np.zeros((40, 50), dtype=np.uint8)
-    codes[:, :20] = 254  # touches three edges
-    codes[10:30, 40:] = 255  # nodata
-    codes[15:25, 30:40] = 254  # touches nodata
-    scene = probability_file(tmp_path / "p.tif", codes)
-    found = all_polygons(scene, 0.5)
-    areas = sorted(polygon.area / 100 for polygon in found)
-    assert areas == pytest.approx([100, 800], rel=0.02)
-    hidden = shapely.box(400_400, 4_700_000 - 300, 400_500, 4_700_000 - 100)
-    assert all(polygon.intersection(hidden).area < 1e-6 for polygon in found)
-
-
 def test_the_inventory_does_not_depend_on_how_many_are_written_at_once(
     tmp_path: Path, bright_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,7 +288,7 @@ def test_the_inventory_does_not_depend_on_how_many_are_written_at_once(
     scene = write_scene(tmp_path / "scene.tif", grid_of(90, 110), values, ["nir"])
     options = MapOptions(threshold=0.5, min_area_m2=4000, outline="pixels", device="cpu")
     found = map_scene(scene, bright_model, tmp_path / "whole", options=options)
-    monkeypatch.setattr(finish, "landslide_polygons", partial(landslide_polygons, group=2))
+    monkeypatch.setattr(delineate, "landslide_polygons", partial(landslide_polygons, group=2))
     map_scene(scene, bright_model, tmp_path / "parts", options=options)
     whole, parts = (
         gpd.read_file(tmp_path / name / "landslides.gpkg", layer="landslides")
@@ -324,18 +298,6 @@ def test_the_inventory_does_not_depend_on_how_many_are_written_at_once(
     assert whole["area_m2"].tolist() == [100 * (3 + n) * (10 + n) for n in range(1, 7)]
     assert found.area_m2 == whole["area_m2"].sum()
     pd.testing.assert_frame_equal(whole, parts)
-
-
-def test_holes_stay_holes(tmp_path: Path) -> None:
-    codes = np.zeros((40, 40), dtype=np.uint8)
-    codes[5:35, 5:35] = 254
-    codes[15:25, 15:25] = 0
-    scene = probability_file(tmp_path / "p.tif", codes)
-    (pixels,) = all_polygons(scene, 0.5, outline="pixels", strip_rows=8)
-    assert pixels.area == 800 * 100
-    (contour,) = all_polygons(scene, 0.5, strip_rows=8)
-    assert len(contour.interiors) == 1
-    assert contour.area == pytest.approx(800 * 100, rel=0.01)
 
 
 def test_window_of_one_pixel_and_of_odd_sizes(tmp_path: Path, bright_model: Path) -> None:
@@ -447,23 +409,3 @@ def test_bands_that_a_model_needs_are_asked_for_alone(
     before = tiny.write_scene(tmp_path / "before.tif", bands=["red", "nir"], seed=1)
     map_scene(open_scene(scene, pre=before), model, tmp_path / "again", options=AS_LEARNT)
     assert missing_bands(tmp_path / "again") == ["slope"]
-
-
-def test_numbers_of_polygons_are_those_that_gdal_burns() -> None:
-    random = np.random.default_rng(0)
-    grid = Grid(UTM, tiny.transform_of() * Affine.rotation(20), 70, 90)
-    discs = shapely.buffer(shapely.points(random.uniform(-10, 100, (60, 2))), 9)
-    with_holes = shapely.difference(discs, shapely.buffer(shapely.centroid(discs), 4))
-    apart: list[Any] = []
-    for disc in with_holes:
-        apart.append(shapely.difference(disc, shapely.union_all(apart)))
-    to_crs = grid.transform.to_shapely()
-    polygons = np.array(
-        [affine_transform(each, to_crs) for each in apart if not each.is_empty], dtype=object
-    )
-    burnt = rasterize(
-        zip(polygons, range(1, len(polygons) + 1), strict=True),
-        out_shape=grid.shape, transform=grid.transform, dtype="int32",
-    )  # fmt: skip
-    assert len(np.unique(burnt)) > 40
-    assert np.array_equal(numbered(polygons, grid), burnt)

@@ -26,12 +26,16 @@ import rasterio
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
+from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
+
+from landslip.geo.grid import Grid
 
 if TYPE_CHECKING:
     from landslip.prepare.tile_set import TileSet
 
 UTM = "EPSG:32654"
+UTM_CRS = CRS.from_string(UTM)
 WEST, NORTH = 400_000.0, 4_700_000.0
 SIZE_M = 10.0
 """Upper left corner (easting, northing) and pixel size of all scenes unless asked otherwise."""
@@ -46,6 +50,11 @@ Box = tuple[float, float, float, float]
 def transform_of(size_m: float = SIZE_M, west: float = WEST, north: float = NORTH) -> Affine:
     """From (column, row) to easting and northing."""
     return Affine(size_m, 0, west, 0, -size_m, north)
+
+
+def grid_of(height: int, width: int, size_m: float = SIZE_M, crs: CRS | None = UTM_CRS) -> Grid:
+    """A grid at the corner of all scenes."""
+    return Grid(crs, transform_of(size_m), height, width)
 
 
 def box_at(box: Box, transform: Affine | None = None) -> shapely.Polygon:

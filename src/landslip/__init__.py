@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from landslip.assess.evaluation_report import write_evaluation_report
     from landslip.assess.frequency import FrequencyArea, inventory_statistics
     from landslip.assess.scores import Counts, ScoreHistogram
+    from landslip.deliver.export import Exported, export_inventory
     from landslip.demo import run_demo
     from landslip.geo.errors import (
         BandError,
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from landslip.geo.grid import Grid, Window
     from landslip.geo.raster import Raster, Scene
     from landslip.geo.scene import open_scene
+    from landslip.inventory.event import Event, read_event
+    from landslip.inventory.options import InventoryOptions, InventoryResult
+    from landslip.inventory.sheet import write_sheet
+    from landslip.inventory.vectorise import vectorise
     from landslip.learn.authors import convert_checkpoint
     from landslip.learn.calibrate import calibrate_model
     from landslip.learn.card import ModelCard, load_card, load_model
@@ -60,9 +65,13 @@ _HOME = {
     "Counts": "assess.scores",
     "DataError": "geo.errors",
     "Evaluation": "assess.evaluation",
+    "Event": "inventory.event",
+    "Exported": "deliver.export",
     "FrequencyArea": "assess.frequency",
     "Grid": "geo.grid",
     "InventoryError": "geo.errors",
+    "InventoryOptions": "inventory.options",
+    "InventoryResult": "inventory.options",
     "LandslipError": "geo.errors",
     "MapEstimate": "mapping.options",
     "MapOptions": "mapping.options",
@@ -94,6 +103,7 @@ _HOME = {
     "estimate_map": "mapping.scene_map",
     "evaluate": "assess.evaluate",
     "evaluate_models": "learn.tile_maps",
+    "export_inventory": "deliver.export",
     "inventory_statistics": "assess.frequency",
     "load_card": "learn.card",
     "load_model": "learn.card",
@@ -104,6 +114,7 @@ _HOME = {
     "open_pansharpened": "prepare.sharpen.pansharpen",
     "open_scene": "geo.scene",
     "pansharpen": "prepare.sharpen.pansharpen",
+    "read_event": "inventory.event",
     "recipe_named": "learn.recipes",
     "run_demo": "demo",
     "run_study": "study",
@@ -113,8 +124,10 @@ _HOME = {
     "tiles_of_scene": "prepare.tiles",
     "train_model": "learn.train",
     "train_on_scene": "learn.train",
+    "vectorise": "inventory.vectorise",
     "write_eight_bit": "prepare.scaling",
     "write_evaluation_report": "assess.evaluation_report",
+    "write_sheet": "inventory.sheet",
     "write_valley": "samples.synthetic",
 }
 
@@ -123,9 +136,13 @@ __all__ = [
     "Counts",
     "DataError",
     "Evaluation",
+    "Event",
+    "Exported",
     "FrequencyArea",
     "Grid",
     "InventoryError",
+    "InventoryOptions",
+    "InventoryResult",
     "LandslipError",
     "MapEstimate",
     "MapOptions",
@@ -157,6 +174,7 @@ __all__ = [
     "estimate_map",
     "evaluate",
     "evaluate_models",
+    "export_inventory",
     "inventory_statistics",
     "load_card",
     "load_model",
@@ -167,6 +185,7 @@ __all__ = [
     "open_pansharpened",
     "open_scene",
     "pansharpen",
+    "read_event",
     "recipe_named",
     "run_demo",
     "run_study",
@@ -176,8 +195,10 @@ __all__ = [
     "tiles_of_scene",
     "train_model",
     "train_on_scene",
+    "vectorise",
     "write_eight_bit",
     "write_evaluation_report",
+    "write_sheet",
     "write_valley",
 ]
 

@@ -102,7 +102,7 @@ class _Made:
     add: Annotated[
         list[str] | None, _part("FILE:name,name: bands of another file. Repeatable.")
     ] = None
-    dem: Annotated[Path | None, _part("Elevation model (m): bands elevation and slope.")] = None
+    dem: Annotated[Path | None, _part("Elevation model (m): bands elevation and slope, terrain.")] = None
     pre: Annotated[Path | None, _part("Scene from before the event: bands pre_*.")] = None
     aoi: Aoi = None
     unusable: Unusable = None
@@ -163,32 +163,87 @@ def _sharpening(
     )
 
 
-def _takes_scene(command: Callable[..., None]) -> Callable[..., None]:
-    """Put the options of `_Made` in place of a command's parameter `made`."""
-    hints = get_type_hints(_Made, include_extras=True)
-    shared = [
-        inspect.Parameter(
-            each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default,
-            annotation=hints[each.name],
-        )
-        for each in fields(_Made)
-    ]  # fmt: skip
-    own = inspect.signature(command, eval_str=True)
-    kept = [
-        each.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for name, each in own.parameters.items()
-        if name != "made"
-    ]
-    names = {each.name for each in shared}
+OUTLINES = "How landslides are outlined, and what is told of them"
 
-    @wraps(command)
-    def run(**values: Any) -> None:
-        made = _Made(**{name: values.pop(name) for name in names})
-        command(made=made, **values)
 
-    run.__signature__ = own.replace(parameters=[*kept, *shared])  # type: ignore[attr-defined]
-    run.__annotations__ = {each.name: each.annotation for each in [*kept, *shared]}
-    return run
+def _told(text: str, *names: str, **how: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=OUTLINES, **how)
+
+
+@dataclass(frozen=True)
+class _Outlined:
+    """What is asked of an inventory, the same on every verb that makes one."""
+
+    outline: Annotated[str, _told("contour (smooth) or pixels (exact edges).")] = "contour"
+    simplify: Annotated[
+        float, _told("Fewer vertices: outlines may move by so much (m), and never overlap.", min=0)
+    ] = 0.0
+    min_area: Annotated[float, _told("Leave out smaller polygons (m2).", min=0)] = 0.0
+    min_hole: Annotated[float, _told("Fill smaller holes (m2).", min=0)] = 0.0
+    split: Annotated[
+        bool,
+        _told("Cut bodies at their necks; parent_id tells what was one.", "--split"),
+    ] = False
+    near: Annotated[
+        list[str] | None,
+        _told("NAME=FILE: tell distances to rivers, roads, buildings. Repeatable."),
+    ] = None
+    rules: Annotated[Path | None, _told("File of rules that flag landslides.")] = None
+    drop: Annotated[
+        list[str] | None, _told("Flag whose landslides go to the layer 'dropped'. Repeatable.")
+    ] = None
+    event: Annotated[Path | None, _told("event.toml: name, dates, trigger, author, licence.")] = (
+        None
+    )
+    volume: Annotated[
+        str | None, _told("Relation of volume to area, for a range of volumes: larsen-soil, ...")
+    ] = None
+
+    def options(self) -> dict[str, Any]:
+        """As `InventoryOptions` and `MapOptions` take them."""
+        return {
+            "outline": self.outline, "simplify_m": self.simplify, "min_area_m2": self.min_area,
+            "min_hole_m2": self.min_hole, "split": self.split, "near": tuple(self.near or ()),
+            "rules": self.rules, "drop": tuple(self.drop or ()), "event": self.event,
+            "volume": self.volume,
+        }  # fmt: skip
+
+
+def _takes(**groups: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Put the options of dataclasses in place of parameters of a command."""
+
+    def with_options(command: Callable[..., None]) -> Callable[..., None]:
+        shared: dict[str, list[inspect.Parameter]] = {}
+        for parameter, group in groups.items():
+            hints = get_type_hints(group, include_extras=True)
+            shared[parameter] = [
+                inspect.Parameter(
+                    each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default,
+                    annotation=hints[each.name],
+                )
+                for each in fields(group)
+            ]  # fmt: skip
+        own = inspect.signature(command, eval_str=True)
+        kept = [
+            each.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for name, each in own.parameters.items()
+            if name not in groups
+        ]
+
+        @wraps(command)
+        def run(**values: Any) -> None:
+            made = {
+                parameter: group(**{each.name: values.pop(each.name) for each in shared[parameter]})
+                for parameter, group in groups.items()
+            }
+            command(**made, **values)
+
+        every = [*kept, *(each for options in shared.values() for each in options)]
+        run.__signature__ = own.replace(parameters=every)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in every}
+        return run
+
+    return with_options
 
 
 Checked = Annotated[
@@ -333,7 +388,7 @@ def _table(title: str, rows: list[tuple[str, str]]) -> Any:
 
 
 @app.command()
-@_takes_scene
+@_takes(made=_Made)
 def check(
     made: _Made,
     scene: Annotated[str | None, typer.Argument(help="Scene: any raster that GDAL reads.")] = None,
@@ -439,7 +494,7 @@ def pansharpen(
 
 
 @app.command()
-@_takes_scene
+@_takes(made=_Made)
 def tile(
     made: _Made,
     scene: Annotated[str | None, typer.Argument(help="Scene to cut.")] = None,
@@ -506,7 +561,7 @@ def tile(
 
 
 @app.command()
-@_takes_scene
+@_takes(made=_Made)
 def train(
     made: _Made,
     tiles: Annotated[
@@ -678,8 +733,9 @@ def info(
 
 
 @app.command(name="map")
-@_takes_scene
+@_takes(outlined=_Outlined, made=_Made)
 def map_(
+    outlined: _Outlined,
     made: _Made,
     model: Annotated[
         list[Path], typer.Option(help="Model file. Repeatable: the mean of several is mapped.")
@@ -702,10 +758,6 @@ def map_(
     balanced: Annotated[
         bool, typer.Option("--balanced", help="Threshold of equal precision and recall.")
     ] = False,
-    outline: Annotated[str, typer.Option(help="contour (smooth) or pixels (exact edges).")] = (
-        "contour"
-    ),
-    min_area: Annotated[float, typer.Option(min=0, help="Leave out smaller polygons (m2).")] = 0.0,
     as_float: Annotated[
         bool, typer.Option("--float", help="Probabilities in float32 instead of one byte.")
     ] = False,
@@ -761,7 +813,7 @@ def map_(
             )
         threshold = sum(card.threshold_for(recall) for card in cards) / len(cards)
     options = MapOptions(
-        scaling=scaling, threshold=threshold, outline=outline, min_area_m2=min_area,
+        **outlined.options(), dem=made.dem, scaling=scaling, threshold=threshold,
         as_float=as_float, tta=tta, scales=_numbers(scales, "scales", "1,0.5"), first=first,
         memory_gb=memory, cluster=cluster, device=device, precision=precision,
     )  # fmt: skip
@@ -773,10 +825,75 @@ def map_(
     # Left open after Ctrl-C: the thread that reads ahead may still be at work, and would crash.
     for each in opened:
         each.close()
-    _say(
-        f"{found.landslides} landslides, {found.area_m2:,.0f} m2, on {found.observed_km2:.3f} km2 "
-        f"of observed ground, at threshold {found.threshold:.2f}: {out}"
+    _say(f"{found.text}: {out}")
+
+
+@app.command()
+@_takes(outlined=_Outlined)
+def vectorise(
+    outlined: _Outlined,
+    probability: Annotated[Path, typer.Argument(help="Raster of probabilities, or of 0 and 1.")],
+    out: Annotated[Path, typer.Option(help="GeoPackage to write.")],
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Probability of a landslide; default: that of the raster's tags."),
+    ] = None,
+    dem: Annotated[Path | None, typer.Option(help="Elevation model (m) for terrain.")] = None,
+    scene: Annotated[
+        str | None, typer.Option(help="The scene that was mapped, with named bands, for NDVI.")
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="HTML file of figures: counts, density, sizes, largest.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Outline the landslides of a probability raster of any tool, and tell what is known of each.
+
+    Example: landslip vectorise map/probability.tif --threshold 0.5 --dem dem.tif --out map.gpkg
+    """
+    from landslip.geo.output import refuse_existing
+    from landslip.inventory.options import InventoryOptions
+    from landslip.inventory.sheet import write_sheet
+    from landslip.inventory.vectorise import vectorise as made_of
+
+    options = InventoryOptions(**outlined.options(), dem=dem)
+    if sheet is not None:
+        refuse_existing(sheet, overwrite=overwrite)
+    found = made_of(
+        probability, out, threshold=threshold, options=options, scene=scene, overwrite=overwrite
     )
+    if sheet is not None:
+        write_sheet(out, sheet, overwrite=overwrite)
+    _say(f"{found.text}: {out}")
+
+
+@app.command()
+def export(
+    inventory: Annotated[Path, typer.Argument(help="Folder of a map, or its GeoPackage.")],
+    out: Annotated[Path, typer.Option(help="File to write; a folder for shp and for schemas.")],
+    form: Annotated[str, typer.Option("--as", help="gpkg, geojson, parquet, kml or shp.")] = "gpkg",
+    schema: Annotated[
+        str | None, typer.Option(help="cems (Copernicus EMS) or coolr (NASA).")
+    ] = None,
+    event: Annotated[Path | None, typer.Option(help="event.toml: what schemas ask for.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Hand an inventory over: in another format, or in the schema of those who ask for it.
+
+    Rejected landslides are left out. What a schema lacks is listed before anything is written.
+
+    Example: landslip export map/ --as geojson --out landslides.geojson
+
+    Example: landslip export map/ --as shp --schema cems --event event.toml --out EMSR123/
+    """
+    from landslip.deliver.export import export_inventory
+
+    found = export_inventory(
+        inventory, out, form=form, schema=schema, event=event, overwrite=overwrite
+    )
+    for note in found.notes:
+        _note(errors, note)
+    _say(found.text)
 
 
 @app.command()
@@ -929,7 +1046,7 @@ def compare(
 
 
 @app.command()
-@_takes_scene
+@_takes(made=_Made)
 def study(
     made: _Made,
     inventory: Annotated[Path, typer.Option(help="Polygons or label raster.")],

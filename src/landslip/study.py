@@ -29,15 +29,14 @@ from landslip.assess.evaluation import (
 from landslip.assess.report import Section, write_report
 from landslip.geo.errors import DataError, UsageError
 from landslip.geo.grid import Window
-from landslip.geo.inventory import write_layers
+from landslip.geo.inventory import frame_crs, write_layers
 from landslip.geo.labels import LANDSLIDE, Labels, open_labels
 from landslip.geo.output import only_process, require_same, whole_file
 from landslip.geo.probability import TOP_CODE, UNKNOWN_CODE, threshold_code
-from landslip.geo.raster import FileScene, create_raster, rasterio_window
+from landslip.geo.raster import create_raster, rasterio_window
 from landslip.geo.scene import OBSERVED, StackedScene, open_scene, source_records
 from landslip.geo.windows import cover
-from landslip.inventory.attributes import frame_crs
-from landslip.inventory.outlines import probability_codes
+from landslip.inventory.pixels import ProbabilityFile
 from landslip.learn.card import load_card
 from landslip.learn.plan import TrainOptions
 from landslip.learn.recipes import Recipe, recipe_named
@@ -361,7 +360,7 @@ class _Study:
             sources, cuts = [], []
             for fold in range(len(self.parts)):
                 path = str(self._map_of(name, fold) / "probability.tif")
-                sources.append(stack.enter_context(closing(FileScene(path, {"probability": 1}))))
+                sources.append(stack.enter_context(closing(ProbabilityFile(path))))
                 cuts.append(threshold_code(load_card(self._model_of(name, fold)).threshold))
             files = [
                 stack.enter_context(
@@ -380,7 +379,7 @@ class _Study:
                     own = part.intersection(window)
                     if own is None:
                         continue
-                    plane = probability_codes(source, own)
+                    plane = source.read(own)
                     place = own.relative_to(window).slices
                     codes[place] = plane
                     mapped[place] = np.where(plane == UNKNOWN_CODE, UNKNOWN_CODE, plane >= cut)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -15,7 +16,7 @@ import rasterio
 from landslip.assess.blocks import Blocks
 from landslip.assess.evaluation import BlockCounts
 from landslip.assess.objects import SIZE_TEXTS, SizeCounts
-from landslip.assess.pictures import ERRORS, FAINT, INK
+from landslip.assess.pictures import ERRORS, FAINT, INK, NOT_SCORED, pixel_sides_m
 from landslip.assess.scores import ScoreHistogram
 from landslip.geo.grid import Grid, Window
 from landslip.geo.raster import rasterio_window
@@ -42,6 +43,7 @@ def write_reliability(histogram: ScoreHistogram, path: Path) -> None:
     below.bar(said, pixels / max(int(pixels.sum()), 1), width=0.06, color="#9db2e8")
     below.set(xlabel="Mean score of the map", ylabel="Share of ground", yscale="log")
     below.tick_params(axis="y", which="minor", labelleft=False)
+    below.yaxis.set_major_formatter(lambda part, _: f"{100 * part:g}%")
     for each in (axes, below):
         each.spines[["top", "right"]].set_visible(False)
     error, brier = histogram.calibration_error(), histogram.brier()
@@ -64,7 +66,7 @@ def write_sizes(counts: SizeCounts, path: Path) -> None:
             textcoords="offset points", ha="center", va="bottom", fontsize=9,
         )  # fmt: skip
     axes.set(ylim=(0, 1.08), ylabel="Share of the landslides found", xticks=places)
-    axes.set_xticklabels(SIZE_TEXTS)
+    axes.set_xticklabels(SIZE_TEXTS, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title("Landslides of which half of the pixels are mapped", loc="left", fontsize=11)
     figure.savefig(path, format="png")
@@ -82,36 +84,75 @@ def worst_blocks(blocks: BlockCounts, grid: Grid) -> list[Window]:
     ]  # fmt: skip
 
 
-def write_worst_blocks(errors: Path, windows: Sequence[Window], path: Path) -> None:
+def write_worst_blocks(
+    errors: Path, windows: Sequence[Window], path: Path, *, are_tiles: bool = False
+) -> None:
     """Draw parts of an error map, with what lies around them, side by side as PNG.
 
     Args:
         errors: The error raster.
         windows: Its parts, at least one.
         path: Where to write.
+        are_tiles: True: the parts are tiles, and what lies around them is other ground.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
     colours = ERRORS.colours()
+    side = max(max(window.height, window.width) for window in windows)
     across = min(len(windows), 2)
     down = math.ceil(len(windows) / across)
-    figure = Figure(figsize=(4.2 * across, 4.4 * down), dpi=110, layout="constrained")
-    panels = np.atleast_1d(figure.subplots(down, across)).ravel()
     with rasterio.open(errors) as raster:
-        for number, (axes, window) in enumerate(zip(panels, windows, strict=False), 1):
-            whole = Window(0, 0, raster.height, raster.width)
-            around = window.grown(max(window.height, window.width) // 2).intersection(whole)
-            assert around is not None
-            shrunk = max(max(around.height, around.width) / PANEL_PX, 1)
-            shape = max(round(around.height / shrunk), 1), max(round(around.width / shrunk), 1)
-            classes = raster.read(1, window=rasterio_window(around), out_shape=shape)
-            extent = (around.col, around.col_stop, around.row_stop, around.row)
-            axes.imshow(colours[classes], extent=extent, interpolation="nearest")
-            corner, sides = (window.col, window.row), (window.width, window.height)
-            axes.add_patch(Rectangle(corner, *sides, fill=False, edgecolor=INK, linewidth=1.2))
+        grid = Grid(raster.crs, raster.transform, raster.height, raster.width)
+        shown = [
+            _scored(raster, window) if are_tiles else _around(window, 2 * side, grid)
+            for window in windows
+        ]
+        width_m, height_m = pixel_sides_m(grid)
+        high = max(part.height for part in shown) * height_m
+        wide = max(part.width for part in shown) * width_m
+        inches = 4.2 / max(high, wide)
+        figure = Figure(
+            figsize=(max(wide * inches, 3) * across, (high * inches + 0.2) * down), dpi=110,
+            layout="constrained",
+        )  # fmt: skip
+        panels = np.atleast_1d(figure.subplots(down, across)).ravel()
+        for number, (axes, window, part) in enumerate(zip(panels, windows, shown, strict=False), 1):
+            shrunk = max(max(part.height, part.width) / PANEL_PX, 1)
+            shape = max(round(part.height / shrunk), 1), max(round(part.width / shrunk), 1)
+            classes = raster.read(1, window=rasterio_window(part), out_shape=shape)
+            extent = (part.col, part.col_stop, part.row_stop, part.row)
+            axes.imshow(
+                colours[classes], extent=extent, interpolation="nearest", aspect=height_m / width_m
+            )
             place = f"rows {window.row}–{window.row_stop}, columns {window.col}–{window.col_stop}"
+            if are_tiles:
+                place = f"row {window.row // side + 1}, tile {window.col // side + 1}"
+            else:
+                corner, sides = (window.col, window.row), (window.width, window.height)
+                axes.add_patch(Rectangle(corner, *sides, fill=False, edgecolor=INK, linewidth=1.2))
             axes.set_title(f"{number}  {place}", fontsize=9, loc="left", color=FAINT)
-    for axes in panels:
-        axes.set_axis_off()
+    for number, axes in enumerate(panels):
+        axes.set(xticks=(), yticks=(), anchor="NW")
+        axes.spines[:].set_color("#bbbbbb")
+        axes.set_visible(number < len(windows))
     figure.savefig(path, format="png")
+
+
+def _scored(raster: Any, window: Window) -> Window:
+    """The part of the place of a tile that the tile takes."""
+    known = raster.read(1, window=rasterio_window(window)) != NOT_SCORED
+    (top, bottom), (left, right) = (
+        np.flatnonzero(known.any(axis=axis))[[0, -1]].tolist() for axis in (1, 0)
+    )
+    return Window(window.row + top, window.col + left, bottom - top + 1, right - left + 1)
+
+
+def _around(window: Window, side: int, grid: Grid) -> Window:
+    """A square around a part of the map that does not leave it, so that all are alike."""
+    height, width = min(side, grid.height), min(side, grid.width)
+    row = window.row + (window.height - height) // 2
+    col = window.col + (window.width - width) // 2
+    return Window(
+        min(max(row, 0), grid.height - height), min(max(col, 0), grid.width - width), height, width
+    )

@@ -115,7 +115,8 @@ def evaluate(
         out: Folder for `report.html`, `scores.json` and, for every prediction, `NAME_errors.tif`,
             `.gpkg` and `.png`, and charts; None writes nothing.
         overwrite: Replace an older such folder.
-        called: What the record calls files, by path; None: as they are given.
+        called: For tiles that are laid out beside each other: what the record calls files, by
+            path; None: maps of ground, called as they are given.
 
     Raises:
         UsageError: Nothing to evaluate, a threshold out of range, or no raster to give pixels.
@@ -167,12 +168,12 @@ def evaluate(
         evaluation = _called(comparison.run(maps, apart), called or {})
         for error_map, scores in zip(maps, evaluation.predictions, strict=True):
             error_map.finish(title_of(scores), subtitle_of(scores, evaluation.ground))
-            _write_charts(folder, scores, grid)
+            _write_charts(folder, scores, grid, are_tiles=called is not None)
         for difference_map, (first, second) in zip(apart, comparison.pairs, strict=True):
             difference_map.finish(
                 f"first: {first}, second: {second}", ground_text(evaluation.ground)
             )
-        record = evaluation.record()
+        record = evaluation.record() | ({} if called is None else {"tiles": True})
         for scores, entry in zip(evaluation.predictions, record["predictions"], strict=True):
             entry["map"] = _origin(scores, folder)
         text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
@@ -193,14 +194,15 @@ def _called(evaluation: Evaluation, names: Mapping[str, str]) -> Evaluation:
     )
 
 
-def _write_charts(folder: Path, scores: PredictionScores, grid: Grid) -> None:
+def _write_charts(folder: Path, scores: PredictionScores, grid: Grid, *, are_tiles: bool) -> None:
     """What a report shows of one map beside its error map."""
     stem = folder / scores.name
     write_sizes(scores.objects.counts(), stem.with_name(f"{stem.name}_sizes.png"))
     worst = worst_blocks(scores.blocks, grid)
     if worst:
         errors = stem.with_name(f"{stem.name}_errors.tif")
-        write_worst_blocks(errors, worst, stem.with_name(f"{stem.name}_worst.png"))
+        path = stem.with_name(f"{stem.name}_worst.png")
+        write_worst_blocks(errors, worst, path, are_tiles=are_tiles)
     if scores.threshold is not None:
         path = stem.with_name(f"{stem.name}_pr.png")
         write_pr_curve(scores.histogram, scores.threshold, path)

@@ -211,6 +211,8 @@ def objects_record(objects: ObjectComparison) -> dict[str, Any]:
         "one_to_one": paired,
         "merges": objects.merges(),
         "splits": objects.splits(),
+        "merged_by_size": _by_size(objects, objects.merged()),
+        "split_by_size": _by_size(objects, objects.split()),
     }
 
 

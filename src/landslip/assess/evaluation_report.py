@@ -45,7 +45,10 @@ def write_evaluation_report(folder: Path, *, overwrite: bool = True) -> Path:
             f"Cannot make a report of {folder}: it holds no {SCORES_FILE} that this version of "
             "landslip wrote. Evaluate again."
         ) from error
-    names = ", ".join(scores["name"] for scores in record["predictions"])
+    maps = record["predictions"]
+    names = ", ".join(scores["name"] for scores in maps)
+    if names == "probability":  # as all maps of landslip are called; their folder tells more
+        names = "/".join(Path(maps[0]["path"]).parts[-2:])
     page = folder / REPORT_FILE
     write_report(page, f"Landslides mapped and checked: {names}", sections, overwrite=overwrite)
     return page
@@ -61,11 +64,20 @@ def _sections(folder: Path, record: Scores) -> list[Section]:
                 f"{number_text(ground['km2'])} km² were scored, {ground['landslide_share']:.2%} of "
                 f"them landslide, against {Path(record['reference']).name}. "
                 "Scores of the landslide class, pooled over pixels.",
-                _blocks_text(maps[0]["blocks"]),
+                _blocks_text(maps, are_tiles=record.get("tiles", False)),
             ],
             table=_pixel_table(maps),
         ),
-        *[section for scores in maps for section in _map_sections(folder, scores)],
+        *[
+            section
+            for scores in maps
+            for section in _map_sections(
+                folder,
+                scores,
+                f"{scores['name']}: " if len(maps) > 1 else "",
+                are_tiles=record.get("tiles", False),
+            )
+        ],
         Section(
             heading="Landslide by landslide",
             paragraphs=[
@@ -73,6 +85,14 @@ def _sections(folder: Path, record: Scores) -> list[Section]:
                 "small ones.",
             ],
             table=_object_table(maps),
+        ),
+        Section(
+            heading="Merged and split",
+            paragraphs=[
+                "Landslides of the reference that lie with others in one mapped landslide, and "
+                "those that are mapped as several, by their size.",
+            ],
+            table=_merged_table(maps),
         ),
         Section(
             heading="Outlines and areas",
@@ -92,15 +112,22 @@ def _sections(folder: Path, record: Scores) -> list[Section]:
     return sections
 
 
-def _blocks_text(blocks: Scores) -> str:
+def _blocks_text(maps: list[Scores], *, are_tiles: bool) -> str:
+    blocks = maps[0]["blocks"]
     if blocks["why_no_interval"]:
         return str(blocks["why_no_interval"])
+    what = "tiles" if are_tiles else "blocks"
+    side = "" if are_tiles else f" of {number_text(blocks['side_m'])} m"
+    medians = "; ".join(
+        (f"{each['name']} " if len(maps) > 1 else "")
+        + f"F1 {score(each['blocks']['medians']['f1'])}, "
+        + f"recall {score(each['blocks']['medians']['recall'])}"
+        for each in maps
+    )
     return (
-        f"Intervals hold 95 % of the draws of {blocks['drawn_from']} blocks of "
-        f"{number_text(blocks['side_m'])} m with landslides or false alarms: on ground of the same "
-        f"kind the score would lie there. Median over the {blocks['with_landslides']} blocks with "
-        "landslides: F1 "
-        f"{score(blocks['medians']['f1'])}, recall {score(blocks['medians']['recall'])}."
+        f"Intervals hold 95 % of the draws of {blocks['drawn_from']} {what}{side} with landslides "
+        "or false alarms: on ground of the same kind the score would lie there. Median over the "
+        f"{blocks['with_landslides']} {what} with landslides: {medians}."
     )
 
 
@@ -126,7 +153,8 @@ def _with_interval(pixels: Scores, name: str) -> str:
     return shown if between is None else f"{shown}\n{between[0]:.2f}–{between[1]:.2f}"
 
 
-def _map_sections(folder: Path, scores: Scores) -> list[Section]:
+def _map_sections(folder: Path, scores: Scores, before: str, *, are_tiles: bool) -> list[Section]:
+    """What is told of one map; `before` stands before its headings."""
     name = scores["name"]
     sections = []
     origin = scores.get("map")
@@ -134,14 +162,23 @@ def _map_sections(folder: Path, scores: Scores) -> list[Section]:
     if origin or quicklook.exists():
         sections.append(
             Section(
-                heading=f"{name}: what was mapped",
+                heading=_heading(before, "what was mapped"),
                 paragraphs=_origin_texts(origin or {}),
                 picture=quicklook if quicklook.exists() else None,
             )
         )
+    what = "tiles" if are_tiles else "blocks"
+    apart = " Tiles stand in the order of their set, not as they lie on the ground."
     pictures = (
-        ("errors", "right and wrong", "Yellow: found. Red: missed. Blue: false alarm."),
-        ("worst", "the worst blocks", "The blocks with most wrong pixels, the worst first."),
+        (
+            "errors", "right and wrong",
+            f"Yellow: found. Red: missed. Blue: false alarm.{apart if are_tiles else ''}",
+        ),
+        (
+            "worst", f"the worst {what}",
+            f"The {what} with most wrong pixels, the worst first."
+            + (" Counted from the top left above." if are_tiles else " White: not scored."),
+        ),
         ("sizes", "by size", ""),
         ("pr", "thresholds", "Precision against recall at every threshold."),
         (
@@ -152,8 +189,13 @@ def _map_sections(folder: Path, scores: Scores) -> list[Section]:
     for ending, heading, caption in pictures:
         picture = folder / f"{name}_{ending}.png"
         if picture.exists():
-            sections.append(Section(heading=f"{name}: {heading}", picture=picture, caption=caption))
+            shown = _heading(before, heading)
+            sections.append(Section(heading=shown, picture=picture, caption=caption))
     return sections
+
+
+def _heading(before: str, text: str) -> str:
+    return f"{before}{text}" if before else f"{text[0].upper()}{text[1:]}"
 
 
 def _origin_texts(origin: Scores) -> list[str]:
@@ -161,15 +203,23 @@ def _origin_texts(origin: Scores) -> list[str]:
     if origin.get("models"):
         texts.append(
             f"Mapped by {', '.join(origin['models'])} from {', '.join(origin['scenes'])}, begun "
-            f"{origin.get('begun') or 'at an unknown time'}."
+            f"{_time_text(origin.get('begun'))}."
         )
     unseen = origin.get("not_observed_km2") or {}
     if unseen:
         listed = ", ".join(f"{reason} {number_text(km2)} km²" for reason, km2 in unseen.items())
-        texts.append(f"What could not be seen: {listed}.")
+        texts.append(f"What was not mapped: {listed}.")
     elif origin:
         texts.append("All ground of the scene was seen.")
     return texts
+
+
+def _time_text(begun: str | None) -> str:
+    """A time as `run.json` holds it, to the minute."""
+    if not begun:
+        return "at an unknown time"
+    date, _, clock = begun.partition("T")
+    return f"{date}, {clock[:5]} UTC" if clock else begun
 
 
 def _object_table(maps: list[Scores]) -> list[list[str]]:
@@ -190,12 +240,23 @@ def _object_table(maps: list[Scores]) -> list[list[str]]:
     for iou in ("0.25", "0.5"):
         paired = [each["objects"]["one_to_one"][iou]["f1"] for each in maps]
         rows.append([f"F1 of pairs with an IoU from {iou}", "", *map(score, paired)])
-    rows.append(
-        ["merged: one mapped, several there", "", *(f"{e['objects']['merges']:,}" for e in maps)]
-    )
-    rows.append(
-        ["split: several mapped, one there", "", *(f"{e['objects']['splits']:,}" for e in maps)]
-    )
+    return rows
+
+
+def _merged_table(maps: list[Scores]) -> list[list[str]]:
+    every = [each["objects"] for each in maps]
+    rows = [["Size", "Landslides", *(each["name"] for each in maps)]]
+    for size, counts in every[0]["detection"]["0.5"]["by_size"].items():
+        found = [(one["merged_by_size"][size], one["split_by_size"][size]) for one in every]
+        rows.append(
+            [
+                size,
+                f"{counts['reference']:,}",
+                *(f"{merged:,} merged, {split:,} split" for merged, split in found),
+            ]
+        )
+    merges = [f"{one['merges']:,}" for one in every]
+    rows.append(["mapped landslides that hold several", "", *merges])
     return rows
 
 

@@ -35,6 +35,11 @@ FEWEST_LANDSLIDES = 10
 _NONE = (0,) * len(SIZE_CLASSES_M2)
 
 
+def size_class_of(area_m2: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Numbers of the size classes of areas, 0 the smallest."""
+    return np.searchsorted([low for low, _ in SIZE_CLASSES_M2[1:]], area_m2, side="right")
+
+
 @dataclass(frozen=True)
 class SizeCounts:
     """Landslides by size and by what became of them. Adds with `+`, so that blocks and folds pool.
@@ -148,8 +153,7 @@ class Objects:
     @property
     def size_class(self) -> NDArray[np.int64]:
         """Numbers of the size classes, 0 the smallest."""
-        limits = [low for low, _ in SIZE_CLASSES_M2[1:]]
-        return np.searchsorted(limits, self.area_m2, side="right")
+        return size_class_of(self.area_m2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,13 +277,28 @@ class ObjectComparison:
 
     def merges(self) -> int:
         """Mapped landslides that hold at least half of each of two or more reference ones."""
-        held = self.pairs.px >= 0.5 * self.reference.known_px[self.pairs.reference]
-        return int((np.bincount(self.pairs.predicted[held]) > 1).sum())
+        return int((np.bincount(self._held().predicted) > 1).sum())
+
+    def merged(self) -> NDArray[np.int64]:
+        """Numbers of the reference landslides that lie with others in one mapped landslide."""
+        held = self._held()
+        holds_several = np.bincount(held.predicted) > 1
+        return np.unique(held.reference[holds_several[held.predicted]])
+
+    def split(self) -> NDArray[np.int64]:
+        """Numbers of the reference landslides that hold half or more of several mapped ones."""
+        held = self.pairs.px >= 0.5 * self.predicted.known_px[self.pairs.predicted]
+        return np.flatnonzero(np.bincount(self.pairs.reference[held]) > 1)
 
     def splits(self) -> int:
         """Reference landslides that hold at least half of each of two or more mapped ones."""
-        held = self.pairs.px >= 0.5 * self.predicted.known_px[self.pairs.predicted]
-        return int((np.bincount(self.pairs.reference[held]) > 1).sum())
+        return len(self.split())
+
+    def _held(self) -> Pairs:
+        """Pairs of which the mapped one holds at least half of the reference one."""
+        return self.pairs.where(
+            self.pairs.px >= 0.5 * self.reference.known_px[self.pairs.reference]
+        )
 
     def half_found_m2(self, overlap: float = DEFAULT_OVERLAP) -> float:
         """The area of which half of the landslides are found (m2).

@@ -120,7 +120,7 @@ class ErrorPicture:
         self._palette = palette
         self._by_rank = np.array(palette.by_rank, dtype=np.uint8)
         self._grid = grid = grid.crop(shown)
-        self._width_m, self._height_m = _pixel_sides_m(grid)
+        self._width_m, self._height_m = pixel_sides_m(grid)
         self._shape = _picture_shape(grid, self._height_m / self._width_m)
         height, width = self._shape
         self._ranks = np.zeros((min(grid.height, height), min(grid.width, width)), dtype=np.uint8)
@@ -187,13 +187,14 @@ class ErrorPicture:
             if value != NOT_SCORED or value in present
         ]
         handles = [*handles[1:4], handles[0], *handles[4:]]
-        figure.legend(
+        legend = figure.legend(
             handles=handles, loc="upper left", ncols=len(handles), frameon=False,
             bbox_to_anchor=(em / page[0], (bottom - 0.55 * em) / page[1]), borderpad=0,
             borderaxespad=0, fontsize=_points(em), handlelength=1.1, handleheight=1.1,
             handletextpad=0.45, columnspacing=1.2, labelcolor=INK,
         )  # fmt: skip
-        self._draw_scale(figure, page, em, bottom)
+        free = page[0] - 2.5 * em - legend.get_window_extent().x1
+        self._draw_scale(figure, page, em, bottom, longest=min(11 * em, max(free, 3 * em)))
         _save(figure, path)
 
     def _note(self) -> str:
@@ -207,11 +208,13 @@ class ErrorPicture:
             "error wherever one of them is wrong."
         )
 
-    def _draw_scale(self, figure: Figure, page: tuple[int, int], em: int, bottom: int) -> None:
+    def _draw_scale(
+        self, figure: Figure, page: tuple[int, int], em: int, bottom: int, *, longest: float
+    ) -> None:
         from matplotlib.patches import Rectangle
 
         metres_a_px = self._width_m * self._grid.width / self._shape[1]
-        length = _round_length(11 * em * metres_a_px)
+        length = _round_length(longest * metres_a_px)
         label = f"{length:g} px" if self._grid.crs is None else _length_text(length)
         long = length / metres_a_px
         right, y = page[0] - em, bottom - 1.25 * em
@@ -226,7 +229,7 @@ class ErrorPicture:
         )  # fmt: skip
 
 
-def _pixel_sides_m(grid: Grid) -> tuple[float, float]:
+def pixel_sides_m(grid: Grid) -> tuple[float, float]:
     """Width and height of the pixel in the middle (m); 1 for pictures without a position."""
     if grid.crs is None:
         return 1.0, 1.0
@@ -335,7 +338,7 @@ def write_pr_curve(histogram: ScoreHistogram, threshold: float, path: Path) -> N
             counts.recall, counts.precision, marker=marker, s=size, zorder=4, color="#d61818",
             edgecolor="white", clip_on=False, label=f"{what} {value:.3f}: F1 {counts.f1:.3f}",
         )  # fmt: skip
-    axes.legend(loc="lower left", frameon=False)
+    figure.legend(loc="outside lower left", ncols=2, frameon=False)
     average = f"average precision {histogram.average_precision():.3f}"
     axes.set_title(f"Pixels of the landslide class, {average}", loc="left", fontsize=11, pad=12)
     _save(figure, path)
@@ -433,7 +436,7 @@ class ErrorMap:
             path = self._stem.with_name(f"{name}.gpkg")
             write_layers(path, {"errors": self._polygons.frame()})
             by_name = {kinds[value].short: styles[value] for value in (TP, FN, FP)}
-            add_styles(path, {"errors": polygon_style("kind", by_name)})
+            add_styles(path, {"errors": {"landslip": polygon_style("kind", by_name)}})
         self._picture.write(self._stem.with_name(f"{name}.png"), title=title, subtitle=subtitle)
 
 

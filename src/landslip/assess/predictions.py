@@ -78,6 +78,7 @@ class RasterPrediction:
         self._scene = FileScene(
             path, {"probability": number}, grid=grid, resampling=Resampling.nearest
         )
+        self.grid = grid
         if self._scene.is_warped:
             log.warning("%s has other pixels, or another CRS: the nearest ones are scored", path)
 

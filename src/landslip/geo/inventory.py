@@ -212,6 +212,11 @@ def _repaired(geometries: Any) -> NDArray[np.object_]:
     )
 
 
+def frame_crs(grid: Grid) -> pyproj.CRS | None:
+    """The CRS of a grid as geopandas wants it."""
+    return None if grid.crs is None else pyproj.CRS.from_user_input(grid.crs)
+
+
 def areas_m2(
     geometries: Sequence[Any] | NDArray[np.object_], crs: CRS | None
 ) -> NDArray[np.float64]:
@@ -334,23 +339,52 @@ def write_layers(
                 )
 
 
-def refuse_reviewed(folder: Path) -> None:
-    """Raise OutputError where a folder's inventory holds reviewed polygons: no option replaces it.
+REVIEWED = ("accepted", "edited", "rejected")
+"""What `status` says of polygons that an analyst has seen."""
 
-    Reviewed is a `status` of accepted, edited or rejected.
+
+def refuse_reviewed(path: Path, *, what: Path | None = None) -> None:
+    """Raise OutputError where a file holds reviewed polygons: no option replaces it.
+
+    Nor is one replaced that another program holds open: what it has not written yet would be lost,
+    and end in the new file.
+
+    Args:
+        path: Vector file that may be replaced; there may be none.
+        what: What would be replaced, for the message; None: the file.
     """
     import pyogrio
 
-    path = folder / "landslides.gpkg"
-    if not path.exists() or "status" not in pyogrio.read_info(path, layer=LAYER)["fields"]:
+    if not path.exists():
         return
-    status = pyogrio.read_dataframe(path, layer=LAYER, columns=["status"], read_geometry=False)
-    reviewed = status["status"].astype(str).str.lower().isin(["accepted", "edited", "rejected"])
-    if reviewed.any():
+    for beside in ("-wal", "-journal"):
+        if path.with_name(path.name + beside).exists():
+            raise OutputError(
+                f"Cannot replace {what or path}: another program holds {path.name} open, as "
+                f"{path.name}{beside} shows. Close it there, or name another output."
+            )
+    try:
+        reviewed = sum(_reviewed(path, layer) for layer in layer_names(str(path)))
+    except pyogrio.errors.DataSourceError as error:
         raise OutputError(
-            f"Cannot replace {folder}: {int(reviewed.sum())} of its landslides were reviewed, and "
+            f"Cannot replace {what or path}: whether its landslides were reviewed cannot be read "
+            f"({error}). Close it in other programs, or name another output."
+        ) from error
+    if reviewed:
+        raise OutputError(
+            f"Cannot replace {what or path}: {reviewed} of its landslides were reviewed, and "
             "reviewed work is never overwritten. Name another output."
         )
+
+
+def _reviewed(path: Path, layer: str) -> int:
+    """How many polygons of a layer an analyst has seen."""
+    import pyogrio
+
+    if "status" not in pyogrio.read_info(path, layer=layer)["fields"]:
+        return 0
+    status = pyogrio.read_dataframe(path, layer=layer, columns=["status"], read_geometry=False)
+    return int(status["status"].astype(str).str.strip().str.lower().isin(REVIEWED).sum())
 
 
 @contextmanager

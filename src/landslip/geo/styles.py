@@ -36,6 +36,28 @@ def raster_style(classes: Mapping[int, ClassStyle]) -> str:
     )
 
 
+def ramp_style(stops: Mapping[float, tuple[int, int, int, int]]) -> str:
+    """The text of a `.qml` file for a raster of numbers, coloured between some of them.
+
+    Args:
+        stops: Red, green, blue and opacity, 0 to 255 each, by value, rising.
+    """
+    least, most = min(stops), max(stops)
+    items = "\n".join(
+        f'<item value="{value:g}" label="{value:g}" color="{_hex((red, green, blue))}" '
+        f'alpha="{alpha}"/>'
+        for value, (red, green, blue, alpha) in stops.items()
+    )
+    return (
+        f'{HEAD}<qgis version="3.28" styleCategories="Symbology">\n<pipe>\n'
+        '<rasterrenderer type="singlebandpseudocolor" band="1" opacity="1" alphaBand="-1" '
+        f'nodataColor="" classificationMin="{least:g}" classificationMax="{most:g}">\n'
+        '<rastershader>\n<colorrampshader colorRampType="INTERPOLATED" classificationMode="1" '
+        f'clip="0" minimumValue="{least:g}" maximumValue="{most:g}">\n{items}\n'
+        "</colorrampshader>\n</rastershader>\n</rasterrenderer>\n</pipe>\n</qgis>\n"
+    )
+
+
 def polygon_style(attribute: str, classes: Mapping[str, ClassStyle]) -> str:
     """The QML of a layer of polygons that shows the classes of an attribute.
 
@@ -77,30 +99,36 @@ def polygon_style(attribute: str, classes: Mapping[str, ClassStyle]) -> str:
     )
 
 
-def add_styles(path: Path, styles: Mapping[str, str], *, date: str | None = None) -> None:
+def add_styles(
+    path: Path, styles: Mapping[str, Mapping[str, str]], *, date: str | None = None
+) -> None:
     """Put styles into a GeoPackage, where QGIS takes them up with the layers.
 
     Args:
         path: GeoPackage that holds the layers.
-        styles: QML by layer.
+        styles: QML by layer and by its name for people; the first of a layer is its default.
         date: As for `write_layers`.
     """
     import pandas as pd
     import pyogrio
 
     rows = pd.DataFrame(
-        {
-            "f_table_catalog": "",
-            "f_table_schema": "",
-            "f_table_name": list(styles),
-            "f_geometry_column": "geom",
-            "styleName": "landslip",
-            "styleQML": list(styles.values()),
-            "styleSLD": "",
-            "useAsDefault": True,
-            "description": "landslip",
-            "owner": "",
-        }
+        [
+            {
+                "f_table_catalog": "",
+                "f_table_schema": "",
+                "f_table_name": layer,
+                "f_geometry_column": "geom",
+                "styleName": name,
+                "styleQML": qml,
+                "styleSLD": "",
+                "useAsDefault": number == 0,
+                "description": "landslip",
+                "owner": "",
+            }
+            for layer, of_layer in styles.items()
+            for number, (name, qml) in enumerate(of_layer.items())
+        ]
     )
     with fixed_date(date):
         pyogrio.write_dataframe(rows, path, layer="layer_styles", driver="GPKG", FID="id")

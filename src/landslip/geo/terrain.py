@@ -1,4 +1,4 @@
-"""Slope from an elevation model, on the model's own grid, in metres."""
+"""Slope and aspect from an elevation model, on the model's own grid, in metres."""
 
 from __future__ import annotations
 
@@ -34,7 +34,23 @@ MARGIN_PX = 4
 def slope_deg(
     elevation: NDArray[np.floating], dx_m: NDArray[np.floating] | float, dy_m: float
 ) -> NDArray[np.float32]:
-    """Slope by Horn's 3 x 3 differences.
+    """Slope, shape (H, W), degrees from 0 to 90; NaN beside unknown ground.
+
+    Args:
+        elevation: As for `gradient`.
+        dx_m: As for `gradient`.
+        dy_m: As for `gradient`.
+    """
+    slope: NDArray[np.float32] = np.degrees(
+        np.arctan(np.hypot(*gradient(elevation, dx_m, dy_m)))
+    ).astype(np.float32)
+    return slope
+
+
+def gradient(
+    elevation: NDArray[np.floating], dx_m: NDArray[np.floating] | float, dy_m: float
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Rise to the right and downwards by Horn's 3 x 3 differences.
 
     Args:
         elevation: Shape (H + 2, W + 2), metres; NaN where unknown.
@@ -42,7 +58,7 @@ def slope_deg(
         dy_m: Pixel height in metres.
 
     Returns:
-        Shape (H, W), degrees from 0 to 90; NaN beside unknown ground.
+        Metres a metre, shape (H, W) each; NaN beside unknown ground.
 
     Source: Horn 1981, Hill shading and the reflectance map, Proc. IEEE 69(1).
     """
@@ -51,9 +67,7 @@ def slope_deg(
     west = z[:-2, :-2] + 2 * z[1:-1, :-2] + z[2:, :-2]
     south = z[2:, :-2] + 2 * z[2:, 1:-1] + z[2:, 2:]
     north = z[:-2, :-2] + 2 * z[:-2, 1:-1] + z[:-2, 2:]
-    gradient = np.hypot((east - west) / (8 * dx_m), (south - north) / (8 * dy_m))
-    slope: NDArray[np.float32] = np.degrees(np.arctan(gradient)).astype(np.float32)
-    return slope
+    return (east - west) / (8 * dx_m), (south - north) / (8 * dy_m)
 
 
 def pixel_steps_m(grid: Grid) -> tuple[NDArray[np.float64], float]:

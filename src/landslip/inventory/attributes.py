@@ -1,124 +1,156 @@
-"""What is known of each landslide."""
+"""What a probability raster says of each landslide, and of what lies beside it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import pyproj
 import shapely
 from numpy.typing import NDArray
 from rasterio.features import rasterize
 
-from landslip.geo.grid import Grid, Window
-from landslip.geo.inventory import areas_m2
+from landslip.geo.grid import Window
 from landslip.geo.probability import TOP_CODE, UNKNOWN_CODE
 from landslip.geo.quiet import without_position
-from landslip.geo.raster import FileScene
-from landslip.inventory.outlines import in_strips, probability_codes, strip_windows
+from landslip.geo.scene import OBSERVED, REASONS
+from landslip.inventory.ground import GroundCodes, codes_of_ground
+from landslip.inventory.pixels import Coded, in_strips, numbered, strip_windows
 from landslip.inventory.spool import Polygons
 
-if TYPE_CHECKING:
-    import geopandas as gpd
+Floats = NDArray[np.float64]
+LOW_SHARE = 0.1
+"""Share of the pixels that lie at or below `probability_p10`."""
+CLASSES = ("low", "medium", "high")
+"""Of the mean probability: thirds of the way from the threshold to 1."""
+LEVELS = TOP_CODE + 1
 
 
-def with_attributes(polygons: Polygons, scene: FileScene) -> gpd.GeoDataFrame:
-    """A row a landslide: `area_m2`, `probability_mean`, `probability_max`.
+@dataclass(frozen=True)
+class Certainty:
+    """Probabilities of N landslides; NaN where no pixel is known."""
+
+    mean: Floats
+    largest: Floats
+    low: Floats
+    """10th percentile: the smallest that at least a tenth of the pixels do not exceed."""
+    beside: NDArray[np.uint8]
+    """Bit 2^code is set where ground beside or in it was not observed for the reason `code`."""
+
+    def columns(self, threshold: float) -> dict[str, NDArray[Any]]:
+        """Columns of the inventory.
+
+        Args:
+            threshold: Of the outlines.
+        """
+        share = (self.mean - threshold) / max(1 - threshold, 1e-9)
+        third = np.clip(np.nan_to_num(share) * 3, 0, 2).astype(np.int64)
+        return {
+            "probability_mean": np.round(self.mean, 4),
+            "probability_max": np.round(self.largest, 4),
+            "probability_p10": np.round(self.low, 4),
+            "probability_class": np.array(CLASSES, dtype=object)[third],
+        }
+
+    @property
+    def reasons(self) -> NDArray[np.object_]:
+        """Why ground beside each was not observed, in words; empty where all was."""
+        texts = {
+            int(bits): "; ".join(
+                words for code, words in REASONS.items() if int(bits) & (1 << code)
+            )
+            for bits in np.unique(self.beside)
+        }
+        return np.array([texts[int(bits)] for bits in self.beside], dtype=object)
+
+
+def certainty_of(
+    polygons: Polygons,
+    scene: Coded,
+    *,
+    ground: GroundCodes | None = None,
+    strip_rows: int | None = None,
+) -> Certainty:
+    """Probabilities in every polygon, and what was not observed beside it.
 
     Probabilities are those of the written map, over the pixels whose middle lies inside; for
     polygons without one, over the pixels they touch.
 
     Args:
-        polygons: In the CRS of `scene`.
+        polygons: In the CRS of `scene`; they do not overlap.
         scene: The written probability raster.
+        ground: Why ground was not observed, on the same grid; None: there is no data where no
+            probability is known.
+        strip_rows: Rows of a strip; None: as many as 4 million pixels.
     """
-    import geopandas as gpd
-
-    means, maxima = probability_of(polygons, scene)
-    columns = {
-        "area_m2": np.round(areas_m2(polygons, scene.grid.crs), 3),
-        "probability_mean": np.round(means, 4),
-        "probability_max": np.round(maxima, 4),
-    }
-    return gpd.GeoDataFrame(columns, geometry=list(polygons), crs=frame_crs(scene.grid))
-
-
-def probability_of(
-    polygons: Polygons, scene: FileScene, *, strip_rows: int | None = None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and largest probability of every polygon, shape (N,) each, strip by strip."""
     grid, number = scene.grid, len(polygons)
-    counts, sums, largest = np.zeros((3, number))
+    counts = np.zeros((number, LEVELS), dtype=np.int32)
+    beside = np.zeros(number, dtype=np.uint8)
     tree = shapely.STRtree(polygons)
     extent = grid.window_of(tuple(shapely.total_bounds(polygons).tolist())) if number else None
     strips = strip_windows(grid, strip_rows)
     windows = (window for strip in strips if extent and (window := strip.intersection(extent)))
 
-    def in_strip(window: Window) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.uint8]]:
-        """Polygons here; for all pixels inside one, which of those it is, and the code."""
+    def in_strip(window: Window) -> tuple[NDArray[np.int64], ...]:
+        """Numbers of landslides and codes of all pixels inside one; and what lies beside."""
         own = grid.crop(window)
         here = tree.query(own.footprint(), predicate="intersects")
         if not here.size:
-            return here, np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.uint8)
-        codes = probability_codes(scene, window)
+            return (here,) * 4
+        around = window.grown(1).intersection(grid.window)
+        assert around is not None
+        inner = window.relative_to(around).slices
+        codes = scene.read(around)
         numbers = numbered(polygons[here], own)
-        inside = (numbers > 0) & (codes != UNKNOWN_CODE)
-        return here, numbers[inside] - 1, codes[inside]
+        inside = (numbers > 0) & (codes[inner] != UNKNOWN_CODE)
+        seen = codes_of_ground(codes) if ground is None else ground.read(around)
+        touched, reasons = _beside(numbers, seen, inner)
+        owners = here[numbers[inside] - 1]
+        return owners, codes[inner][inside].astype(np.int64), here[touched], reasons
 
-    for here, found, codes in in_strips(in_strip, windows):
-        counts[here] += np.bincount(found, minlength=len(here))
-        sums[here] += np.bincount(found, weights=codes, minlength=len(here))
-        np.maximum.at(largest, here[found], codes)
-    for missed in np.flatnonzero(counts == 0):
-        codes = _codes_touched(polygons[missed], scene)
-        counts[missed], sums[missed] = codes.size, codes.sum()
-        largest[missed] = codes.max(initial=0)
-    known = np.maximum(counts, 1) * TOP_CODE
-    return np.where(counts, sums / known, np.nan), np.where(counts, largest / TOP_CODE, np.nan)
-
-
-def numbered(polygons: Polygons, grid: Grid) -> NDArray[np.int32]:
-    """Which polygon the middle of every pixel lies in: 1, 2, ... in their order; 0 for none.
-
-    A row is crossed by the edges of polygons from the left to the right: each crossing takes the
-    number of its polygon into what holds from there on, or out of it. GDAL gives the same, but is
-    handed every vertex as a Python object, and takes several times as long.
-
-    Args:
-        polygons: Shape (N,), in the CRS of `grid`; they do not overlap.
-        grid: The pixels.
-
-    Returns:
-        Shape (H, W).
-
-    Source: the even-odd rule (Foley et al. 1990, Computer Graphics, section 3.6).
-    """
-    height, width = grid.shape
-    parts, owner = shapely.get_parts(polygons, return_index=True)
-    rings, part = shapely.get_rings(parts, return_index=True)
-    xy, ring = shapely.get_coordinates(rings, return_index=True)
-    to_pixels = ~grid.transform
-    x = to_pixels.a * xy[:, 0] + to_pixels.b * xy[:, 1] + to_pixels.c
-    # In rows from middle to middle: an edge crosses the whole numbers from one end to the other.
-    y = to_pixels.d * xy[:, 0] + to_pixels.e * xy[:, 1] + to_pixels.f - 0.5
-    edges = np.flatnonzero(ring[1:] == ring[:-1])
-    low = np.ceil(np.minimum(y[edges], y[edges + 1])).clip(0, height).astype(np.int64)
-    high = np.ceil(np.maximum(y[edges], y[edges + 1])).clip(0, height).astype(np.int64)
-    crossed = np.repeat(edges, high - low)
-    row = np.arange(len(crossed)) - np.repeat(np.cumsum(high - low) - high, high - low)
-    share = (row - y[crossed]) / (y[crossed + 1] - y[crossed])
-    middle = x[crossed] + share * (x[crossed + 1] - x[crossed]) - 0.5
-    col = np.ceil(middle).clip(0, width).astype(np.int64)
-    numbers = np.zeros((height, width + 1), dtype=np.int32)
-    np.bitwise_xor.at(numbers, (row, col), (owner[part[ring[crossed]]] + 1).astype(np.int32))
-    return np.bitwise_xor.accumulate(numbers, axis=1)[:, :width]
+    for owners, codes, touched, reasons in in_strips(in_strip, windows):
+        np.add.at(counts.reshape(-1), owners * LEVELS + codes, 1)
+        np.bitwise_or.at(beside, touched, (1 << reasons).astype(np.uint8))
+    for missed in np.flatnonzero(counts.sum(axis=1) == 0):
+        np.add.at(counts[missed], _codes_touched(polygons[missed], scene), 1)
+    return _certainty(counts, beside)
 
 
-def _codes_touched(polygon: shapely.Polygon, scene: FileScene) -> NDArray[np.uint8]:
+def _certainty(counts: NDArray[np.int32], beside: NDArray[np.uint8]) -> Certainty:
+    """From pixels by landslide and code, shape (N, 255)."""
+    below = np.cumsum(counts, axis=1)
+    total = below[:, -1]
+    known = np.where(total, 1.0, np.nan) / TOP_CODE
+    levels = np.arange(LEVELS)
+    mean = (counts @ levels) / np.maximum(total, 1)
+    largest = np.where(counts > 0, levels, 0).max(axis=1, initial=0)
+    low = (below < LOW_SHARE * total[:, None]).sum(axis=1)
+    return Certainty(mean * known, largest * known, low * known, beside)
+
+
+def _beside(
+    numbers: NDArray[np.int32], seen: NDArray[np.integer], inner: tuple[slice, slice]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Landslides (from 0) with a pixel in or next to ground not observed, and its code."""
+    none = np.zeros(0, dtype=np.int64)
+    found, reasons = [none], [none]
+    for code in np.unique(seen[seen != OBSERVED]).tolist():
+        padded = np.pad(seen == code, 1)
+        near: NDArray[np.bool_] = np.zeros(seen.shape, dtype=np.bool_)
+        for row in range(3):
+            for col in range(3):
+                near |= padded[row : row + near.shape[0], col : col + near.shape[1]]
+        touched = np.unique(numbers[near[inner[0], inner[1]] & (numbers > 0)]) - 1
+        found.append(touched.astype(np.int64))
+        reasons.append(np.full(len(touched), code))
+    return np.concatenate(found), np.concatenate(reasons)
+
+
+def _codes_touched(polygon: shapely.Polygon, scene: Coded) -> NDArray[np.uint8]:
     window = scene.grid.window_of(polygon.bounds)
     if window is None:
         return np.zeros(0, dtype=np.uint8)
-    codes = probability_codes(scene, window)
+    codes = scene.read(window)
     transform = scene.grid.crop(window).transform
     with without_position():
         touched = rasterize(
@@ -128,6 +160,13 @@ def _codes_touched(polygon: shapely.Polygon, scene: FileScene) -> NDArray[np.uin
     return inside
 
 
-def frame_crs(grid: Grid) -> pyproj.CRS | None:
-    """The CRS of a grid as geopandas wants it."""
-    return None if grid.crs is None else pyproj.CRS.from_user_input(grid.crs)
+def touches_edge(polygons: Polygons, scene: Coded) -> NDArray[np.bool_]:
+    """Where polygons reach the edge of a raster, shape (N,)."""
+    height, width = scene.grid.shape
+    to_pixels = ~scene.grid.transform
+    xy, owner = shapely.get_coordinates(polygons, return_index=True)
+    cols, rows = to_pixels * xy.T
+    at = np.minimum.reduce([cols, rows, width - cols, height - rows]) <= 1e-6 * max(height, width)
+    reached = np.zeros(len(polygons), dtype=bool)
+    reached[owner[at]] = True
+    return reached

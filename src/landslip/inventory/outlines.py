@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import contourpy
 import numpy as np
@@ -14,22 +15,17 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.features import shapes
 
-from landslip.geo.errors import UsageError
 from landslip.geo.grid import Grid, Window
-from landslip.geo.parallel import few_threads, in_order
-from landslip.geo.probability import UNKNOWN_CODE, encode, threshold_code
+from landslip.geo.probability import UNKNOWN_CODE, threshold_code
 from landslip.geo.quiet import without_position
-from landslip.geo.raster import FileScene
+from landslip.inventory.coverage import Simplifier, without_small_holes
+from landslip.inventory.pixels import Coded, in_strips, strip_windows
 from landslip.inventory.spool import Polygons, Spool
 
-STRIP_PIXELS = 4_000_000
-"""Pixels of a strip."""
 ROUNDING = 2.0**20
 """Vertices are rounded to 1/ROUNDING px, so that both sides of a seam give the same ones."""
 GROUP = 20_000
 """Polygons that lie in memory together."""
-OUTLINES = ("contour", "pixels")
-Found = TypeVar("Found")
 NONE = np.array([], dtype=object)
 """No polygons."""
 
@@ -46,26 +42,14 @@ class Strip:
     """What is cut off polygons once they are joined: ground that was not observed, and beyond."""
 
 
-def probability_codes(scene: FileScene, window: Window) -> NDArray[np.uint8]:
-    """Codes (254 = probability 1, 255 = not observed) of a window of a written map."""
-    raster = scene.read(window, ["probability"])
-    plane = raster.values[0]
-    codes = plane if plane.dtype == np.uint8 else encode(plane)
-    return np.where(raster.valid, codes, UNKNOWN_CODE).astype(np.uint8)
-
-
-def require_outline(outline: str) -> None:
-    """Raise UsageError for a kind of outline that does not exist."""
-    if outline not in OUTLINES:
-        raise UsageError(f"Cannot outline by '{outline}': expected {' or '.join(OUTLINES)}.")
-
-
 def landslide_polygons(
-    scene: FileScene,
+    scene: Coded,
     threshold: float,
     *,
     outline: str = "contour",
     min_area_m2: float = 0.0,
+    min_hole_m2: float = 0.0,
+    simplify_m: float = 0.0,
     strip_rows: int | None = None,
     group: int = GROUP,
 ) -> Iterator[Polygons]:
@@ -80,6 +64,9 @@ def landslide_polygons(
             edges.
         min_area_m2: Of polygons that are wanted. Smaller ones are left out where that is cheap, so
             that a noisy map does not fill the memory; others are still among those returned.
+        min_hole_m2: Holes that are kept; smaller ones over observed ground are filled.
+        simplify_m: How far outlines may move, to have fewer vertices (m); none comes to lie over
+            another.
         strip_rows: Rows of a strip; None: as many as 4 million pixels.
         group: Polygons that are given at once.
 
@@ -88,23 +75,26 @@ def landslide_polygons(
 
     Source: marching squares (Lorensen and Cline 1987 in two dimensions), by contourpy.
     """
-    require_outline(outline)
     grid = scene.grid
     cut = threshold_code(threshold)
-    strip_of = _contour_strip if outline == "contour" else _landslide_strip
+    is_square = outline == "pixels"
+    strip_of = partial(_square_strip, with_unknown=min_hole_m2 > 0) if is_square else _contour_strip
     windows = strip_windows(grid, strip_rows)
     strips = in_strips(lambda window: strip_of(scene, cut, window), windows)
     # Pixels of a grid in degrees are not all alike, and what is clipped only becomes smaller.
-    least_px = 0.5 * min_area_m2 / grid.pixel_size_m**2
+    pixel_m = grid.pixel_size_m
+    least_px = 0.5 * min_area_m2 / pixel_m**2
+    simplified = Simplifier(simplify_m / pixel_m) if simplify_m or min_hole_m2 else None
     with Spool(Path(scene.path).parent) as spool:
-        for polygons, unknown in _joined_with_unknown(strips):
+        for polygons, unknown in _joined_with_unknown(strips, is_square=is_square):
             large = polygons[shapely.area(polygons) >= least_px]
+            large = without_small_holes(large, min_hole_m2 / pixel_m**2)
             spool.add(_clipped(large, unknown, grid))
         for polygons in spool.groups(group):
-            yield to_crs(polygons, grid)
+            yield to_crs(simplified(polygons) if simplified else polygons, grid)
 
 
-def _contour_strip(scene: FileScene, cut: int, strip: Window) -> Strip:
+def _contour_strip(scene: Coded, cut: int, strip: Window) -> Strip:
     """Filled contours between pixel centres; strips meet on the centre line of a pixel row."""
     height, width = scene.grid.shape
     top, stop = strip.row, strip.row_stop
@@ -114,7 +104,7 @@ def _contour_strip(scene: FileScene, cut: int, strip: Window) -> Strip:
     # both sides, so that ground beside nodata is filled alike on both sides of a seam.
     wanted = np.arange(top - 2, stop + (2 if last else 1))
     first, final = max(top - 2, 0), min(stop + 1, height)
-    codes = probability_codes(scene, Window(first, 0, final - first, width))
+    codes = scene.read(Window(first, 0, final - first, width))
     here = codes[top - first : stop - first] == UNKNOWN_CODE
     unknown = pixel_strip(here, strip, scene.grid).polygons
     if not ((codes >= cut) & (codes != UNKNOWN_CODE)).any():
@@ -154,27 +144,14 @@ def _filled_beside_unknown(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.where(known, z, total / np.maximum(count, 1)).astype(np.float32)
 
 
-def _landslide_strip(scene: FileScene, cut: int, window: Window) -> Strip:
-    """Outlines along pixel edges."""
-    codes = probability_codes(scene, window)
-    return pixel_strip((codes >= cut) & (codes != UNKNOWN_CODE), window, scene.grid)
-
-
-def in_strips(
-    function: Callable[[Window], Found], windows: Iterable[Window]
-) -> Generator[Found, None, None]:
-    """What a function finds in every strip, in their order; several are worked on at once.
-
-    Contours are traced one at a time, all else beside them.
-    """
-    return in_order(function, windows, few_threads())
-
-
-def strip_windows(grid: Grid, rows: int | None = None) -> Iterator[Window]:
-    """Cut a grid into strips of `rows`; None: as many as 4 million pixels."""
-    rows = rows or max(STRIP_PIXELS // grid.width, 64)
-    for top in range(0, grid.height, rows):
-        yield Window(top, 0, min(rows, grid.height - top), grid.width)
+def _square_strip(scene: Coded, cut: int, window: Window, *, with_unknown: bool) -> Strip:
+    """Outlines along pixel edges; what is unknown is cut off only where holes are filled."""
+    codes = scene.read(window)
+    strip = pixel_strip((codes >= cut) & (codes != UNKNOWN_CODE), window, scene.grid)
+    if not with_unknown:
+        return strip
+    unknown = pixel_strip(codes == UNKNOWN_CODE, window, scene.grid).polygons
+    return replace(strip, unknown=unknown)
 
 
 def pixel_strip(marked: NDArray[np.bool_], window: Window, grid: Grid) -> Strip:
@@ -204,8 +181,13 @@ def pixel_polygons(classes: NDArray[np.uint8], row: int, col: int) -> dict[int, 
     return {value: np.array(polygons, dtype=object) for value, polygons in found.items()}
 
 
-def join_strips(strips: Iterable[Strip]) -> Iterator[tuple[Polygons, float]]:
+def join_strips(strips: Iterable[Strip], *, is_square: bool) -> Iterator[tuple[Polygons, float]]:
     """Unite polygons across seams; after each strip, pass on what can no longer grow.
+
+    Args:
+        strips: From the top.
+        is_square: True for outlines along pixel edges, where seams leave vertices that are no
+            corners.
 
     Yields:
         Finished polygons, and the least row coordinate that those to come may have.
@@ -217,7 +199,10 @@ def join_strips(strips: Iterable[Strip]) -> Iterator[tuple[Polygons, float]]:
             # Only what touches the seam can grow.
             seam = float(shapely.bounds(waiting)[:, 3].max())
             touches = _bounds(polygons)[:, 1] <= seam
-            polygons = np.concatenate([_united(waiting, polygons[touches]), polygons[~touches]])
+            united = _united(waiting, polygons[touches])
+            if is_square:
+                united = np.array([_with_corners_only(each) for each in united], dtype=object)
+            polygons = np.concatenate([united, polygons[~touches]])
         bottom = np.inf if strip.bottom is None else strip.bottom
         grows = _bounds(polygons)[:, 3] >= bottom
         waiting = polygons[grows]
@@ -229,7 +214,19 @@ def _bounds(polygons: Polygons) -> NDArray[np.float64]:
     return np.asarray(shapely.bounds(polygons)).reshape(-1, 4)
 
 
-def _joined_with_unknown(strips: Iterable[Strip]) -> Iterator[tuple[Polygons, Polygons]]:
+def _with_corners_only(polygon: shapely.Polygon) -> shapely.Polygon:
+    """Without vertices inside straight edges along rows and columns."""
+    rings = []
+    for ring in (polygon.exterior, *polygon.interiors):
+        xy = shapely.get_coordinates(ring)[:-1]
+        straight = (np.roll(xy, 1, axis=0) == xy) & (xy == np.roll(xy, -1, axis=0))
+        rings.append(xy[~straight.any(axis=1)])
+    return shapely.Polygon(rings[0], rings[1:])
+
+
+def _joined_with_unknown(
+    strips: Iterable[Strip], *, is_square: bool
+) -> Iterator[tuple[Polygons, Polygons]]:
     """Finished polygons, and what is not observed where they lie."""
     near: list[Polygons] = []
 
@@ -238,7 +235,7 @@ def _joined_with_unknown(strips: Iterable[Strip]) -> Iterator[tuple[Polygons, Po
             near.append(strip.unknown)
             yield strip
 
-    for polygons, least in join_strips(noted()):
+    for polygons, least in join_strips(noted(), is_square=is_square):
         yield polygons, np.concatenate(near)
         near[:] = [pieces[_bounds(pieces)[:, 3] > least] for pieces in near]
 

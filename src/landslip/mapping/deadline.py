@@ -12,13 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from landslip.geo.grid import Grid, Window
+from landslip.geo.inventory import frame_crs
 from landslip.geo.parallel import own_memory_bytes
 from landslip.geo.raster import Raster
 from landslip.geo.scene import OBSERVED
 from landslip.geo.windows import spread
-from landslip.inventory.attributes import frame_crs
+from landslip.inventory.delineate import Delineation
+from landslip.inventory.geopackage import Inventory
 from landslip.learn.allocation import freed_memory_kept
-from landslip.mapping.finish import Inventory, finish_scene
+from landslip.mapping.finish import finish_scene
 from landslip.mapping.options import MapEstimate
 from landslip.mapping.run import Ground, MapRun
 from landslip.mapping.unfinished import UnfinishedMap
@@ -136,5 +138,9 @@ def _finished(
             )  # fmt: skip
         begun = time.monotonic()
         inventory = Inventory(out / "landslides.gpkg", crs=frame_crs(grid), date=None)
-        finish_scene(run, replace(ground, scene=scene), partial, out, inventory)
+        # What lies below and beside the scene does not lie where these windows were put together.
+        options = replace(run.options, dem=None, near=(), rules=None, drop=())
+        delineation = Delineation(options, grid, run.threshold, scene=scene)
+        sample = replace(ground, scene=scene)
+        finish_scene(run, sample, partial, out, inventory, delineation)
         return time.monotonic() - begun, grid.height * grid.width

@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import rasterio.shutil
 
 from landslip import __version__
-from landslip.geo.inventory import write_layers
+from landslip.geo.inventory import frame_crs
 from landslip.geo.parallel import default_threads, peak_memory_bytes
 from landslip.geo.probability import TOP_CODE
-from landslip.geo.raster import FileScene
-from landslip.inventory.attributes import frame_crs, with_attributes
-from landslip.inventory.ground import ground_layers
-from landslip.inventory.outlines import landslide_polygons
+from landslip.geo.styles import ramp_style
+from landslip.inventory.delineate import Delineation
+from landslip.inventory.geopackage import Inventory
+from landslip.inventory.ground import GroundFile, ground_layers
+from landslip.inventory.pixels import ProbabilityFile
+from landslip.inventory.sheet import write_sheet
 from landslip.mapping.options import MapResult
 from landslip.mapping.run import Ground, MapRun, grid_record
 from landslip.mapping.unfinished import read_journal
 
 if TYPE_CHECKING:
     import geopandas as gpd
-    import pyproj
+
+
+PROBABLE = {
+    0.0: (255, 255, 212, 0), 0.25: (254, 217, 118, 110), 0.5: (253, 141, 60, 200),
+    0.75: (227, 26, 28, 230), 1.0: (128, 0, 38, 255),
+}  # fmt: skip
+"""Colours of `probability.tif`: clear where there is no landslide."""
+UNCERTAIN = {0.0: (247, 252, 253, 0), 0.25: (140, 107, 177, 200), 0.5: (77, 0, 75, 255)}
+"""Colours of `uncertainty.tif`."""
 
 
 def finish(run: MapRun, partial: Path, folder: Path, out: Path) -> MapResult:
@@ -43,7 +51,9 @@ def finish(run: MapRun, partial: Path, folder: Path, out: Path) -> MapResult:
         date=None if journal is None else str(journal["begun"]),
     )
     seen = [
-        finish_scene(run, ground, run.folder(partial, ground), folder, inventory)
+        finish_scene(
+            run, ground, run.folder(partial, ground), folder, inventory, run.delineation(ground)
+        )
         for ground in run.grounds
     ]
     layers = {}
@@ -52,44 +62,19 @@ def finish(run: MapRun, partial: Path, folder: Path, out: Path) -> MapResult:
         filled = [layer for layer in placed if len(layer)] or placed[:1]
         layers[name] = gpd.GeoDataFrame(pd.concat(filled, ignore_index=True))
     inventory.write(layers)
-    return MapResult(
-        out, inventory.landslides, inventory.area_m2,
-        float(layers["observed"]["area_m2"].sum()) / 1e6, run.threshold, 0.0,
-    )  # fmt: skip
-
-
-@dataclass
-class Inventory:
-    """A GeoPackage that takes landslides some at a time, and numbers them."""
-
-    path: Path
-    crs: pyproj.CRS | None
-    """Of all layers."""
-    date: str | None
-    """Written into it."""
-    landslides: int = 0
-    """How many there are."""
-    area_m2: float = 0.0
-
-    def add(self, frame: gpd.GeoDataFrame) -> None:
-        """Write more landslides, with `id` in front."""
-        first = self.landslides + 1
-        numbers = np.arange(first, first + len(frame))
-        self.write({"landslides": self.placed(frame.assign(id=numbers)[["id", *frame.columns]])})
-        self.landslides += len(frame)
-        self.area_m2 += float(frame["area_m2"].sum())
-
-    def write(self, layers: Mapping[str, gpd.GeoDataFrame]) -> None:
-        """Write other layers."""
-        write_layers(self.path, layers, date=self.date)
-
-    def placed(self, frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
-        """A layer in the CRS of all."""
-        return frame if frame.crs == self.crs else frame.to_crs(self.crs)
+    inventory.style()
+    write_sheet(inventory.path, folder / "inventory.html", title=f"Landslides of {out.name}")
+    observed_km2 = float(layers["observed"]["area_m2"].sum()) / 1e6
+    return MapResult(**vars(inventory.result(out, observed_km2, run.threshold)), seconds=0.0)
 
 
 def finish_scene(
-    run: MapRun, ground: Ground, partial: Path, folder: Path, inventory: Inventory
+    run: MapRun,
+    ground: Ground,
+    partial: Path,
+    folder: Path,
+    inventory: Inventory,
+    delineation: Delineation,
 ) -> dict[str, gpd.GeoDataFrame]:
     """Rasters, landslides and picture of one scene; what was seen of it."""
     from landslip.mapping.pictures import write_quicklook
@@ -107,24 +92,26 @@ def finish_scene(
             for name in rasters
         ]
         picture = pool.submit(reduced, ground.scene, bands=bands)
-        seen = pool.submit(ground_layers, partial / "ground.tif")
         lines, before = [], inventory.landslides
-        with closing(FileScene(str(partial / "probability.tif"), {"probability": 1})) as result:
-            for polygons in landslide_polygons(
-                result, run.threshold, outline=run.options.outline,
-                min_area_m2=run.options.min_area_m2,
-            ):  # fmt: skip
-                frame = with_attributes(polygons, result)
-                frame = frame[frame["area_m2"] >= run.options.min_area_m2]
-                frame.insert(0, "scene", ground.name)
-                inventory.add(frame)
-                lines += thinned(frame.geometry.to_numpy(), ground.scene.grid)
+        with (
+            closing(ProbabilityFile(partial / "probability.tif")) as probability,
+            closing(GroundFile(partial / "ground.tif")) as codes,
+            delineation,
+        ):
+            seen = pool.submit(ground_layers, codes)
+            for group in delineation.groups(probability, codes):
+                kept = inventory.add(group, delineation, scene=ground.name)
+                outlines = group.landslides.geometry.to_numpy()[kept]
+                lines += thinned(outlines, ground.scene.grid)
+            layers = seen.result()
         number = inventory.landslides - before
         title = f"{number} landslides by {run.model_names} at {run.threshold:.2f}"
         write_quicklook(own / "quicklook.png", ground.scene, picture.result(), lines, title)
-        layers = seen.result()
         for cog in cogs:
             cog.result()
+    for name in rasters:
+        style = ramp_style(UNCERTAIN if name == "uncertainty" else PROBABLE)
+        (own / f"{name}.qml").write_text(style, encoding="utf-8")
     for layer in layers.values():
         layer.insert(0, "scene", ground.name)
     return layers

@@ -6,20 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from landslip.geo.progress import duration
+from landslip.inventory.options import InventoryOptions, InventoryResult
 
 
 @dataclass(frozen=True, kw_only=True)
-class MapOptions:
-    """How scenes are mapped."""
+class MapOptions(InventoryOptions):
+    """How scenes are mapped, and what inventory is made of the map."""
 
     threshold: float | None = None
     """Probability from which ground counts as landslide; None: the card's, of several the mean."""
-    outline: str = "contour"
-    """`contour` (smooth, sub-pixel) or `pixels` (along pixel edges)."""
     scaling: str = "auto"
     """`model`, `scene` or `auto`: whose numbers the network is shown (`choose_scaling`)."""
-    min_area_m2: float = 0.0
-    """Smaller polygons are left out (m2); the raster keeps them."""
     as_float: bool = False
     """True: `probability.tif` in float32 with NaN, instead of one byte."""
     tta: bool = False
@@ -40,22 +37,17 @@ class MapOptions:
     """auto, float32, bf16 or fp16."""
 
 
-@dataclass(frozen=True)
-class MapResult:
-    """What was mapped."""
+@dataclass(frozen=True, kw_only=True)
+class MapResult(InventoryResult):
+    """What was mapped; `path` is the folder."""
 
-    folder: Path
-    """Where the files lie."""
-    landslides: int
-    """Number of polygons."""
-    area_m2: float
-    """Their area (m2)."""
-    observed_km2: float
-    """Ground that was mapped (km2)."""
-    threshold: float
-    """Threshold of the outlines."""
     seconds: float
     """Wall time of this run (s)."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the files lie."""
+        return self.path
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
@@ -21,15 +22,15 @@ from landslip.geo.bands import sources_of
 from landslip.geo.errors import BandError, DataError
 from landslip.geo.grid import Grid, Window
 from landslip.geo.interruption import Interruption
-from landslip.geo.inventory import Area, read_polygons
+from landslip.geo.inventory import Area, frame_crs, read_polygons
 from landslip.geo.parallel import default_memory_bytes, in_order, own_memory_bytes
 from landslip.geo.probability import UNKNOWN_CODE
 from landslip.geo.progress import Rate, track
-from landslip.geo.raster import FileScene, Raster, Scene, fingerprint
+from landslip.geo.raster import Raster, Scene, fingerprint
 from landslip.geo.scene import OBSERVED, SceneLike, as_scene, source_records
-from landslip.inventory.attributes import frame_crs
-from landslip.inventory.ground import ground_layers
-from landslip.inventory.outlines import require_outline, strip_windows
+from landslip.inventory.delineate import Delineation
+from landslip.inventory.ground import GroundFile, ground_layers
+from landslip.inventory.pixels import strip_windows
 from landslip.learn.allocation import freed_memory_kept
 from landslip.learn.card import ModelCard, load_card
 from landslip.learn.device import Compute
@@ -88,7 +89,6 @@ class MapRun:
         model: str | Path | Sequence[str | Path],
         options: MapOptions,
     ) -> None:
-        require_outline(options.outline)
         if not scenes:
             raise DataError("Cannot map: no scene is given. Name at least one.")
         self.options = options
@@ -125,6 +125,15 @@ class MapRun:
             layout=Layout(1, 1, 0), as_float=options.as_float, covered=None,
         )  # fmt: skip
         self.loaded = self.job.ensemble()
+        for ground in self.grounds:
+            self.delineation(ground).close()
+
+    def delineation(self, ground: Ground) -> Delineation:
+        """What the landslides of a scene are measured on."""
+        return Delineation(
+            self.options, ground.scene.grid, self.threshold, scene=ground.scene,
+            name=ground.name, told={"model": self.model_names, "version": __version__},
+        )  # fmt: skip
 
     @property
     def planes(self) -> dict[str, Plane]:
@@ -297,7 +306,7 @@ class MapRun:
 
     def _fingerprint(self, ground: Ground) -> dict[str, Any]:
         """All on which the bytes of an unfinished map depend."""
-        own = asdict(self.options)
+        own = json.loads(json.dumps(asdict(self.options), default=str))
         for name in ("core_px", "memory_gb", "first", "cluster"):
             del own[name]
         return {
@@ -373,7 +382,8 @@ class MapRun:
             return None
         grid, parts = self.grounds[number].scene.grid, []
         for before in self.grounds[:number]:
-            observed = ground_layers(self.folder(partial, before) / "ground.tif")["observed"]
+            with closing(GroundFile(self.folder(partial, before) / "ground.tif")) as ground:
+                observed = ground_layers(ground)["observed"]
             # Straight edges bend in another CRS: more vertices keep them within a pixel.
             lines = observed.segmentize(50 * before.scene.grid.pixel_size_m)
             parts += list(lines.to_crs(frame_crs(grid)) if observed.crs else lines)
@@ -454,12 +464,8 @@ def _device_bytes(compute: Compute) -> float:
 
 
 def _any_observed(path: Path) -> bool:
-    scene = FileScene(str(path), {"ground": 1})
-    with closing(scene):
-        return any(
-            (scene.read(window, ["ground"]).values[0] == OBSERVED).any()
-            for window in strip_windows(scene.grid)
-        )
+    with closing(GroundFile(path)) as ground:
+        return any((ground.read(window) == OBSERVED).any() for window in strip_windows(ground.grid))
 
 
 def _keep(unfinished: UnfinishedMap, partial: Path, is_begun: bool) -> None:

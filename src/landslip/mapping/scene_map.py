@@ -86,7 +86,7 @@ def map_scenes(
     begun = time.monotonic()
     out = Path(out)
     refuse_existing(out, overwrite=overwrite, marker="run.json")
-    refuse_reviewed(out)
+    refuse_reviewed(out / "landslides.gpkg", what=out)
     with only_process(out) as partial:
         run = MapRun(scenes, model, options or MapOptions())
         require_space(out, run.disk_bytes)

@@ -1,0 +1,1 @@
+"""Inventories in the forms and schemas that others ask for."""
