@@ -1,4 +1,4 @@
-"""What evaluation costs, how much a random split flatters, and what calibration is worth.
+"""What evaluation costs and says, how much a random split flatters, what calibration is worth.
 
 Needs the data folder named by LANDSLIP_DATA, but for `speed`. Results are kept in
 `experiments/evaluation.json`.
@@ -6,6 +6,9 @@ Needs the data folder named by LANDSLIP_DATA, but for `speed`. Results are kept 
     python benchmarks/evaluation.py speed --height 33368 --width 22900
     python benchmarks/evaluation.py split --seeds 2 [--set epochs=20]
     python benchmarks/evaluation.py calibration MODEL
+    python benchmarks/evaluation.py report bijie MODEL
+    python benchmarks/evaluation.py pair bijie
+    python benchmarks/evaluation.py tables
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ from affine import Affine
 from rasterio.crs import CRS
 
 import landslip
+from accuracy import DATA_SETS, tiles_of
 from landslip.assess.blocks import paired_scores
+from landslip.assess.evaluation import Evaluation
 from landslip.assess.scores import PIXEL_SCORES, ScoreHistogram
 from landslip.geo.grid import Grid
 from landslip.geo.inventory import Area, write_layers
@@ -39,13 +44,26 @@ from landslip.geo.windows import cover
 from landslip.learn.calibrate import calibrate_model
 from landslip.learn.calibration import METHODS
 from landslip.learn.predict import score_model, scored_tiles
-from landslip.prepare.tile_set import TileSet
-from runs import add_settings, keep, name_of, parse, settings_of
+from landslip.learn.tile_maps import evaluate_models
+from landslip.prepare.tile_set import Tile, TileSet
+from runs import add_settings, keep, name_of, parse, read_results, settings_of
 
 RESULTS = Path("experiments/evaluation.json")
 WORK = Path("local/evaluation")
 SMALL = "library:linknet/tu-mobilenetv3_small_050"
 FOLDS = 5
+BLOCKS_M = {"iburi": 500.0, "tianshui": 50.0}
+"""Sides of the blocks of the data sets that are scenes; elsewhere a tile is a block."""
+NAMES = {
+    "bijie": "Bijie", "landslide4sense": "Taitung", "iburi": "Iburi", "tianshui": "Tianshui",
+    "precision": "precision", "recall": "recall", "f1": "F1", "iou": "IoU",
+}  # fmt: skip
+"""Of data sets and scores, for people."""
+PAIR = ("unet", "resunet")
+PAIR_MPX = 2.0
+"""Ground that each of a pair is shown (million pixels), and most that chooses its weights."""
+STARVED = {"crop": "128", "batch": "2", "ema": "0"}
+"""Settings of the pairs, beside the epochs: many steps for so little ground."""
 LANDSLIDES_A_PX = 17_515 / (33_368 * 22_900)
 """Of the paper's inventory."""
 CHILD = """
@@ -265,6 +283,182 @@ def wrong_where_sure(histogram: ScoreHistogram) -> float:
     return float(wrong / sure) if sure else math.nan
 
 
+def report(data: str, models: list[Path], out: Path) -> Evaluation:
+    """The report of models on the test ground of a data set; of several, the comparison, too.
+
+    Scenes are mapped, so that no tile cuts a landslide; pictures are scored tile by tile.
+    """
+    compared = len(models) > 1
+    if data not in BLOCKS_M:
+        return evaluate_models(
+            models, tiles_of(data), differences=compared, out=out, overwrite=True
+        )
+    tiles, source = tiles_of(data), Path(os.environ["LANDSLIP_DATA"]) / data
+    aoi = test_ground(tiles, out.parent / f"{data}_test.gpkg")
+    if data == "iburi":
+        scene = landslip.open_scene(source / "post.tif", sensor="sentinel-2", aoi=aoi)
+        reference = source / "labels.tif"
+    else:
+        scene = landslip.open_scene(source / "scene.tif", aoi=aoi)
+        reference = source / "landslides.gpkg"
+    maps = []
+    for model in models:
+        folder = out.parent / f"{out.name}_maps" / Path(model).stem
+        landslip.map_scene(scene, model, _folder(folder.parent) / folder.name, overwrite=True)
+        maps.append(folder / "probability.tif")
+    return landslip.evaluate(
+        maps, reference, aoi=aoi, block_m=BLOCKS_M[data], differences=compared, out=out,
+        overwrite=True,
+    )  # fmt: skip
+
+
+def test_ground(tiles: Path, out: Path) -> Path:
+    """The test tiles of a scene as polygons."""
+    import geopandas as gpd
+
+    index = gpd.read_file(tiles / "tiles.gpkg")
+    write_layers(out, {"ground": index.loc[index["split"] == "test", ["geometry"]]})
+    return out
+
+
+def pair(data: str) -> list[Path]:
+    """`unet` and `resunet`, trained on the same little ground in the same way."""
+    tiles = TileSet.open(tiles_of(data))
+    kept = thinned(tiles)
+    shown = sum(tile.height * tile.width for tile in kept.of("train")) / 1e6
+    changed = STARVED | {"epochs": str(max(round(PAIR_MPX / shown), 1))}
+    models = []
+    for name in PAIR:
+        out = _folder(WORK / "pairs" / data) / f"{name}.safetensors"
+        models.append(out)
+        if not out.exists():
+            options = landslip.TrainOptions(
+                model=name, recipe=settings_of("modern", changed),
+                bands=("red", "green", "blue") if data == "iburi" else None,
+            )  # fmt: skip
+            landslip.train_model([kept], out, options=options)
+    return models
+
+
+def thinned(tiles: TileSet) -> TileSet:
+    """Every n-th tile of the training and the validation side, so that neither is large."""
+    kept: list[Tile] = []
+    for side in ("train", "validation"):
+        own = tiles.of(side)
+        step = math.ceil(sum(tile.height * tile.width for tile in own) / 1e6 / PAIR_MPX)
+        kept += own[::step]
+    return replace(tiles, tiles=tuple(kept))
+
+
+def told(found: Evaluation, models: list[Path]) -> dict[str, Any]:
+    """What an evaluation says, without its curves and lists; of a pair, scores of pixels."""
+    record = found.record()
+    record.pop("reference")
+    for each, model in zip(record["predictions"], models, strict=True):
+        card = landslip.load_card(model)
+        settings = {key: card.training["recipe"][key] for key in ("epochs", "batch", "crop")}
+        each |= settings | {"model": card.architecture, "tiles": card.training["tiles"]}
+        each.pop("path")
+        if len(models) > 1:
+            for name in ("blocks", "boundary", "inventory", "objects", "probability"):
+                each.pop(name)
+            continue
+        for name in ("reliability", "landslide_by_code", "background_by_code"):
+            each["probability"].pop(name)
+        each["objects"].pop("one_to_one")
+        for overlap in each["objects"]["detection"].values():
+            sizes = overlap["by_size"].items()
+            overlap["by_size"] = {size: f"{one['found']}/{one['reference']}" for size, one in sizes}
+    kept: dict[str, Any] = rounded(record)
+    return kept
+
+
+def rounded(value: Any) -> Any:
+    """The same with six digits behind the point."""
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [rounded(each) for each in value]
+    return round(value, 6) if isinstance(value, float) else value
+
+
+def print_tables() -> None:
+    """What the reports and the comparisons say, for the documentation."""
+    kept = read_results(RESULTS)
+    heads = [NAMES[data] for data in DATA_SETS]
+    print("| | " + " | ".join(heads) + " |\n|---|" + "---|" * len(heads))
+    reports = [kept.get(f"report {data}") for data in DATA_SETS]
+    columns = [report_column(each) if each else {} for each in reports]
+    for row in next(filter(None, columns), {}):
+        print(f"| {row} | " + " | ".join(each.get(row, "") for each in columns) + " |")
+    print("\n| data | score | `unet` | `resunet` | difference | 95 % interval | p |")
+    print("|---|---|---|---|---|---|---|")
+    for data in DATA_SETS:
+        compared = kept.get(f"pair {data}")
+        if compared is None:
+            continue
+        for score in ("f1", "precision", "recall"):
+            print("| " + " | ".join(difference_row(data, score, compared)) + " |")
+
+
+def report_column(record: dict[str, Any]) -> dict[str, str]:
+    """One model, row by row."""
+    (own,) = record["predictions"]
+    pixels, objects, probability = own["pixels"], own["objects"], own["probability"]
+    ground = record["ground"]
+    found = {
+        "epochs": str(own["epochs"]),
+        "ground (km²), landslide": f"{ground['km2']:.3g}, {100 * ground['landslide_share']:.1f} %",
+    }
+    for score in ("precision", "recall", "f1", "iou"):
+        found[NAMES[score]] = decimals(pixels[score]) + between(pixels["intervals"][score])
+    found["blocks with landslides"] = str(own["blocks"]["with_landslides"])
+    found["average precision"] = decimals(probability["average_precision"])
+    found["calibration error"] = decimals(probability["calibration_error"])
+    for distance in ("2_px", "4_px"):
+        found[f"boundary F1 within {distance[0]} px"] = decimals(own["boundary"][distance]["f1"])
+    found["landslides, mapped ones"] = f"{objects['reference']:,}, {objects['predicted']:,}"
+    for overlap, words in (("0.1", "10 %"), ("0.5", "50 %")):
+        of_all = objects["detection"][overlap]["all"]
+        found[f"found from {words} of their pixels"] = decimals(of_all["recall"])
+        found[f"mapped ones that are landslide from {words}"] = decimals(of_all["precision"])
+    half = objects["detection"]["0.5"]["half_found_m2"]
+    found["half found from (m²)"] = "-" if half is None else f"{half:,.0f}"
+    found["merged, split"] = ", ".join(
+        str(sum(objects[f"{what}_by_size"].values())) for what in ("merged", "split")
+    )
+    return found
+
+
+def difference_row(data: str, score: str, record: dict[str, Any]) -> list[str]:
+    """How much better the second of a pair is."""
+    scores = [decimals(each["pixels"][score]) for each in record["predictions"]]
+    paired = record["differences"][0]["scores"][score]
+    chance = "-" if paired["p"] is None else f"{paired['p']:.2g}".replace("0.", ".", 1)
+    interval = " to ".join(decimals(value, "+") for value in paired["interval"] or ()) or "-"
+    return [
+        NAMES[data],
+        NAMES[score],
+        *scores,
+        decimals(paired["difference"], "+"),
+        interval,
+        chance,
+    ]
+
+
+def decimals(value: float | None, sign: str = "") -> str:
+    """Three digits without the 0 before them."""
+    return "-" if value is None else f"{value:{sign}.3f}".replace("0.", ".", 1)
+
+
+def between(interval: list[float] | None) -> str:
+    """An interval behind a score; nothing where there is none."""
+    if interval is None:
+        return ""
+    low, high = (f"{value:.2f}".replace("0.", ".", 1) for value in interval)
+    return f" ({low} to {high})"
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(
@@ -279,15 +473,29 @@ def main() -> None:
     add_settings(each)
     each = verbs.add_parser("calibration", help="a model of Landslide4Sense, there and on Iburi")
     each.add_argument("model")
+    each = verbs.add_parser("report", help="of a model on the test ground of a data set")
+    each.add_argument("data", choices=DATA_SETS)
+    each.add_argument("model", type=Path)
+    each = verbs.add_parser("pair", help="train and compare two networks on little ground")
+    each.add_argument("data", choices=DATA_SETS)
+    verbs.add_parser("tables", help="what the reports and pairs say")
     asked, changed = parse(parser)
+    if asked.verb == "tables":
+        print_tables()
+        return
     begun = time.process_time()
     if asked.verb == "speed":
         key, found = f"speed {asked.height} x {asked.width}", speed(asked.height, asked.width)
     elif asked.verb == "split":
         found = split(asked.seeds, changed)
         key = f"split {name_of('iburi', changed=changed)}, {asked.seeds} seeds"
-    else:
+    elif asked.verb == "calibration":
         key, found = f"calibration {Path(asked.model).stem}", calibration(asked.model)
+    else:
+        models = [asked.model] if asked.verb == "report" else pair(asked.data)
+        key = f"{asked.verb} {asked.data}"
+        evaluation = report(asked.data, models, _folder(WORK / "reports") / key.replace(" ", "_"))
+        found = told(evaluation, models)
     found["processor_seconds"] = round(time.process_time() - begun)
     keep(RESULTS, key, found)
     print(json.dumps({key: found}, indent=1))

@@ -102,7 +102,9 @@ class _Made:
     add: Annotated[
         list[str] | None, _part("FILE:name,name: bands of another file. Repeatable.")
     ] = None
-    dem: Annotated[Path | None, _part("Elevation model (m): bands elevation and slope, terrain.")] = None
+    dem: Annotated[
+        Path | None, _part("Elevation model (m): bands elevation and slope, terrain.")
+    ] = None
     pre: Annotated[Path | None, _part("Scene from before the event: bands pre_*.")] = None
     aoi: Aoi = None
     unusable: Unusable = None
