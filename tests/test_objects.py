@@ -502,6 +502,17 @@ def test_pairs_are_those_of_trying_all(
     merged = [sum(2 * len(a & b) >= len(a) > 0 for a in drawn_px if a & b) > 1 for b in mapped_px]
     split = [sum(2 * len(a & b) >= len(b) > 0 for b in mapped_px if a & b) > 1 for a in drawn_px]
     assert (found.merges(), found.splits()) == (sum(merged), sum(split))
+    together = {
+        one
+        for one, a in enumerate(drawn_px)
+        for b, is_merged in zip(mapped_px, merged, strict=True)
+        if is_merged and a & b and 2 * len(a & b) >= len(a)
+    }
+    # Bodies of both are listed in another order, so their sizes are compared.
+    sizes = found.reference.known_px
+    assert sorted(sizes[found.merged()]) == sorted(len(drawn_px[one]) for one in together)
+    expected = [len(a) for a, is_split in zip(drawn_px, split, strict=True) if is_split]
+    assert sorted(sizes[found.split()]) == sorted(expected)
 
 
 def test_of_several_ways_to_pair_the_one_with_most_pairs_is_taken() -> None:

@@ -176,6 +176,7 @@ def test_styles_are_inside(probability: Path, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "out.gpkg") as database:
         rows = database.execute(
             "select f_table_name, styleName, useAsDefault, styleQML from layer_styles"
+            " order by useAsDefault desc, update_time desc"
         ).fetchall()
     assert [row[:3] for row in rows] == [
         ("landslides", "by class", 1), ("landslides", "by status", 0),

@@ -36,6 +36,10 @@ FIXED_DATE = "2000-01-01T00:00:00.000Z"
 """Date written into GeoPackages, so that equal content gives equal bytes."""
 
 
+GPKG_VERSION = "1.3"
+"""Of GeoPackages; GIS of a few years ago warn of 1.4, which adds nothing that is used."""
+
+
 @dataclass(frozen=True, eq=False)
 class Polygons:
     """Polygons in the CRS of a scene, all valid, with their attributes."""
@@ -334,6 +338,7 @@ def write_layers(
                     layer=name,
                     driver="GPKG",
                     append=path.exists(),
+                    dataset_options=None if path.exists() else {"VERSION": GPKG_VERSION},
                     geometry_type="MultiPolygon",
                     promote_to_multi=True,
                 )

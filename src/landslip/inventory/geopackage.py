@@ -23,10 +23,11 @@ DROPPED = "dropped"
 """Layer of landslides that a rule moved away."""
 BODIES = "bodies"
 """Layer of what was split; `parent_id` of its parts is its `id`."""
+# Seen on forest in true colours and in near infrared alike.
 BY_CLASS = {
-    "high": ClassStyle("high probability", (189, 0, 38)),
-    "medium": ClassStyle("medium probability", (253, 141, 60)),
-    "low": ClassStyle("low probability", (254, 217, 118)),
+    "high": ClassStyle("high probability", (255, 230, 0)),
+    "medium": ClassStyle("medium probability", (255, 130, 0)),
+    "low": ClassStyle("low probability", (0, 190, 255)),
 }
 BY_STATUS = {
     "unreviewed": ClassStyle("not reviewed", (128, 128, 128)),

@@ -163,9 +163,12 @@ def _draw_places(frame: pd.DataFrame, path: Path) -> None:
         }
         colours = frame["probability_class"].map(hexes).fillna("#888888").tolist()
         for name, style in BY_CLASS.items():
-            axes.scatter([], [], s=30, color=hexes[name], label=style.words)
+            axes.scatter(
+                [], [], s=30, color=hexes[name], label=style.words, edgecolors="#777777",
+                linewidths=0.4,
+            )  # fmt: skip
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.12), ncols=3)
-    axes.scatter(frame["lon"], lat, s=size, c=colours, linewidths=0, alpha=0.7)
+    axes.scatter(frame["lon"], lat, s=size, c=colours, edgecolors="#777777", linewidths=0.2)
     axes.set_aspect(1 / max(float(np.cos(np.radians(lat.mean()))), 0.05))
     axes.ticklabel_format(useOffset=False)
     axes.tick_params(labelsize=8)
