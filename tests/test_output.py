@@ -6,9 +6,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+import shapely
 
 from landslip.geo.errors import OutputError
 from landslip.geo.grid import Grid
@@ -289,3 +291,24 @@ def test_what_is_no_tiff_is_not_whole(tmp_path: Path) -> None:
     # A directory that points to itself must not hang.
     path.write_bytes(b"II" + struct.pack("<HI", 42, 8) + struct.pack("<HI", 0, 8))
     assert is_whole_tiff(path)
+
+
+def test_folders_with_reviewed_polygons_are_not_replaced(tmp_path: Path) -> None:
+    """Whatever wrote them, and wherever in them an analyst keeps the file."""
+    folder = tmp_path / "out"
+    (folder / "mine").mkdir(parents=True)
+    (folder / "run.json").write_text("{}")
+    frame = gpd.GeoDataFrame(
+        {"status": ["unreviewed", "accepted"]},
+        geometry=[shapely.box(0, 0, 1, 1), shapely.box(2, 0, 3, 1)], crs="EPSG:32654",
+    )  # fmt: skip
+    frame.to_file(folder / "mine" / "checked.gpkg", layer="any")
+    with (
+        pytest.raises(OutputError, match="1 of its landslides were reviewed"),
+        whole_folder(folder, "run.json", overwrite=True),
+    ):
+        pass
+    frame.assign(status="unreviewed").to_file(folder / "mine" / "checked.gpkg", layer="any")
+    with whole_folder(folder, "run.json", overwrite=True) as new:
+        (new / "run.json").write_text("{}")
+    assert not (folder / "mine").exists()

@@ -13,7 +13,6 @@ from landslip.deliver.forms import SUFFIXES, require_form, write_file, write_fol
 from landslip.deliver.reading import Deliverable, read_deliverable
 from landslip.deliver.schemas import SCHEMAS
 from landslip.geo.errors import DataError, UsageError
-from landslip.geo.inventory import refuse_reviewed
 from landslip.geo.output import refuse_existing, whole_file, whole_folder
 from landslip.inventory.event import Event, read_event
 
@@ -104,8 +103,6 @@ def _plain(
             notes = write_folder(source, folder)
             _write_record(folder, source, form, None, notes)
         return _exported(source, out, notes)
-    if form == "gpkg":
-        refuse_reviewed(out)
     with whole_file(out, overwrite=overwrite) as partial:
         notes = write_file(form, source, partial)
     return _exported(source, out, notes)

@@ -348,36 +348,34 @@ REVIEWED = ("accepted", "edited", "rejected")
 """What `status` says of polygons that an analyst has seen."""
 
 
-def refuse_reviewed(path: Path, *, what: Path | None = None) -> None:
+def refuse_reviewed(path: Path, *, what: Path) -> None:
     """Raise OutputError where a file holds reviewed polygons: no option replaces it.
 
     Nor is one replaced that another program holds open: what it has not written yet would be lost,
     and end in the new file.
 
     Args:
-        path: Vector file that may be replaced; there may be none.
-        what: What would be replaced, for the message; None: the file.
+        path: GeoPackage.
+        what: What would be replaced, the file or a folder around it, for the message.
     """
     import pyogrio
 
-    if not path.exists():
-        return
     for beside in ("-wal", "-journal"):
         if path.with_name(path.name + beside).exists():
             raise OutputError(
-                f"Cannot replace {what or path}: another program holds {path.name} open, as "
+                f"Cannot replace {what}: another program holds {path.name} open, as "
                 f"{path.name}{beside} shows. Close it there, or name another output."
             )
     try:
         reviewed = sum(_reviewed(path, layer) for layer in layer_names(str(path)))
     except pyogrio.errors.DataSourceError as error:
         raise OutputError(
-            f"Cannot replace {what or path}: whether its landslides were reviewed cannot be read "
+            f"Cannot replace {what}: whether its landslides were reviewed cannot be read "
             f"({error}). Close it in other programs, or name another output."
         ) from error
     if reviewed:
         raise OutputError(
-            f"Cannot replace {what or path}: {reviewed} of its landslides were reviewed, and "
+            f"Cannot replace {what}: {reviewed} of its landslides were reviewed, and "
             "reviewed work is never overwritten. Name another output."
         )
 

@@ -40,6 +40,9 @@ def _library_errors() -> tuple[type[BaseException], ...]:
 def refuse_existing(path: Path, *, overwrite: bool, marker: str | None = None) -> None:
     """Raise OutputError where `path` exists and may not be replaced.
 
+    GeoPackages with reviewed polygons, or that another program holds open, never may, wherever
+    they lie in a folder.
+
     Args:
         path: Output to be.
         overwrite: True where the user allows it to be replaced.
@@ -58,6 +61,11 @@ def refuse_existing(path: Path, *, overwrite: bool, marker: str | None = None) -
             f"Cannot replace {path}: it holds no {marker}, so landslip did not write it. "
             "Name another output."
         )
+    from landslip.geo.inventory import refuse_reviewed
+
+    for package in [path] if path.is_file() else sorted(path.rglob("*.gpkg")):
+        if package.suffix == ".gpkg":
+            refuse_reviewed(package, what=path)
 
 
 _NOT_TO_BE_WRITTEN = frozenset(

@@ -11,7 +11,7 @@ import rasterio
 from landslip import __version__
 from landslip.assess.predictions import RasterPrediction
 from landslip.geo.errors import DataError, UsageError
-from landslip.geo.inventory import frame_crs, refuse_reviewed
+from landslip.geo.inventory import frame_crs
 from landslip.geo.output import refuse_existing, whole_file
 from landslip.geo.raster import grid_of, open_dataset
 from landslip.geo.scene import SceneLike, as_scene
@@ -67,7 +67,6 @@ def vectorise(
     if threshold is not None and not 0 < threshold <= 1:
         raise UsageError(f"Cannot outline at threshold {threshold:g}: it must lie between 0 and 1.")
     refuse_existing(out, overwrite=overwrite)
-    refuse_reviewed(out)
     with ExitStack() as stack:
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES))
         with open_dataset(path) as dataset:
@@ -103,7 +102,7 @@ def vectorise(
                     "nodata. Name another raster, or correct its nodata value with gdal_edit.py."
                 )
             for group in delineation.groups(coded):
-                inventory.add(group, delineation)
+                inventory.add(group, delineation, scene=tags.get("LANDSLIP_SCENE", ""))
             inventory.write(layers)
             inventory.style()
     if inventory.landslides + inventory.dropped == 0:

@@ -85,7 +85,7 @@ def finish_scene(
     bands = run.cards[0].required_bands
     rasters = [name for name in run.planes if name != "ground"]
     for name in rasters:
-        _describe(run, partial / f"{name}.tif")
+        _describe(run, ground, partial / f"{name}.tif")
     with ThreadPoolExecutor(thread_name_prefix="landslip") as pool:
         cogs = [
             pool.submit(_write_cog, partial / f"{name}.tif", own / f"{name}.tif")
@@ -117,11 +117,12 @@ def finish_scene(
     return layers
 
 
-def _describe(run: MapRun, plain: Path) -> None:
+def _describe(run: MapRun, ground: Ground, plain: Path) -> None:
     """Say in a raster what its numbers are."""
     tags = {
         "LANDSLIP_THRESHOLD": repr(run.threshold),
         "LANDSLIP_MODEL": run.model_names,
+        "LANDSLIP_SCENE": ground.name,
         "LANDSLIP_VERSION": __version__,
     }
     with rasterio.open(plain, "r+") as file:

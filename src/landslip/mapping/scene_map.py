@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from landslip.geo.inventory import refuse_reviewed
 from landslip.geo.output import only_process, refuse_existing, require_space, whole_folder
 from landslip.geo.parallel import peak_memory_bytes
 from landslip.geo.progress import duration
@@ -86,7 +85,6 @@ def map_scenes(
     begun = time.monotonic()
     out = Path(out)
     refuse_existing(out, overwrite=overwrite, marker="run.json")
-    refuse_reviewed(out / "landslides.gpkg", what=out)
     with only_process(out) as partial:
         run = MapRun(scenes, model, options or MapOptions())
         require_space(out, run.disk_bytes)
