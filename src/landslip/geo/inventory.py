@@ -390,15 +390,18 @@ def _reviewed(path: Path, layer: str) -> int:
     return int(status["status"].astype(str).str.strip().str.lower().isin(REVIEWED).sum())
 
 
+def date_written(date: str | None) -> str:
+    """When GeoPackages say that they were written; as in GDAL, the environment decides."""
+    return os.environ.get("OGR_CURRENT_DATE", date or FIXED_DATE)
+
+
 @contextmanager
 def fixed_date(date: str | None) -> Iterator[None]:
     """Write GeoPackages with one date (ISO 8601); None: `FIXED_DATE`."""
     import pyogrio
 
     before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
-    pyogrio.set_gdal_config_options(
-        {"OGR_CURRENT_DATE": os.environ.get("OGR_CURRENT_DATE", date or FIXED_DATE)}
-    )
+    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": date_written(date)})
     try:
         yield
     finally:

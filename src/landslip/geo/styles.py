@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
-from landslip.geo.inventory import FIXED_DATE, fixed_date
+from landslip.geo.inventory import date_written, fixed_date
 
 HEAD = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 
@@ -127,7 +127,7 @@ def add_styles(
                 "owner": "",
                 "ui": "",
                 # QGIS asks for it, and without it takes no style at all.
-                "update_time": pd.Timestamp(date or FIXED_DATE).tz_localize(None),
+                "update_time": pd.Timestamp(date_written(date)).tz_localize(None),
             }
             for layer, of_layer in styles.items()
             for number, (name, qml) in enumerate(of_layer.items())

@@ -141,7 +141,7 @@ class Delineation(AbstractContextManager["Delineation"]):
                 parts, parents = split_bodies(polygons, probability, terrain=self._terrain)
             frame = self._rows(parts, probability, ground)
             frame.insert(0, "parent", parents)
-            frame = frame[frame["area_m2"] >= options.min_area_m2]
+            frame = frame[frame["area_m2"] >= options.min_area_m2].copy()
             numbers, frame["parent"] = _numbered_anew(frame["parent"].to_numpy())
             bodies = gpd.GeoDataFrame(geometry=list(polygons[numbers]), crs=frame.crs)
             yield Group(frame, bodies)
