@@ -283,7 +283,7 @@ def inverse_gamma(
 
     def cost(weights: Floats) -> float:
         rho, a = np.exp(weights[:2])
-        far = x - (least - math.exp(weights[2]))
+        far = np.maximum(x - (least - math.exp(weights[2])), 1e-12)
         likelihood = rho * math.log(a) - gammaln(rho) - ((rho + 1) * np.log(far) + a / far).mean()
         return -float(likelihood)
 
