@@ -59,13 +59,16 @@ def _metres(value: float | None) -> float | None:
     return value
 
 
-PANEL = "What the scene is made of"
+def _under(heading: str) -> Callable[..., Any]:
+    """Options that help shows under a heading."""
+
+    def option(text: str, *names: str, **how: Any) -> Any:
+        return typer.Option(*names, help=text, rich_help_panel=heading, **how)
+
+    return option
 
 
-def _part(text: str, *names: str, **how: Any) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=PANEL, **how)
-
-
+_part = _under("What the scene is made of")
 Aoi = Annotated[Path | None, _part("Polygons of the ground of interest.")]
 Unusable = Annotated[Path | None, _part("Polygons or raster of cloud, shadow, snow: left out.")]
 Sensor = Annotated[str | None, _part("sentinel-2, landsat-8, worldview-3, ...: what B4 means.")]
@@ -165,11 +168,7 @@ def _sharpening(
     )
 
 
-OUTLINES = "How landslides are outlined, and what is told of them"
-
-
-def _told(text: str, *names: str, **how: Any) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=OUTLINES, **how)
+_told = _under("How landslides are outlined, and what is told of them")
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
-from numpy.typing import NDArray
 
 from landslip.geo.errors import InventoryError
-from landslip.geo.inventory import LAYER, OBSERVED, layer_names
+from landslip.geo.inventory import LAYER, OBSERVED, has_status, layer_names
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -76,7 +75,7 @@ def read_deliverable(inventory: str | Path) -> Deliverable:
             "Name a GeoPackage that landslip wrote."
         ) from error
     every["id"] = _numbers(every, path)
-    rejected = _has_status(every, ["rejected"])
+    rejected = has_status(every, ["rejected"])
     shapes = np.asarray(every.geometry.values)
     empty = shapely.is_missing(shapes) | shapely.is_empty(shapes)
     landslides = every[~rejected & ~empty].reset_index(drop=True)
@@ -102,14 +101,6 @@ def _numbers(every: gpd.GeoDataFrame, path: Path) -> pd.Series[Any]:
     )
 
 
-def _has_status(frame: gpd.GeoDataFrame, known: Sequence[str]) -> NDArray[np.bool_]:
-    """Which rows have one of some states of review, shape (N,)."""
-    if "status" not in frame:
-        return np.zeros(len(frame), dtype=bool)
-    status = frame["status"].fillna("").astype(str).str.strip().str.lower()
-    return np.asarray(status.isin(known), dtype=bool)
-
-
 def _doubts(landslides: gpd.GeoDataFrame) -> list[str]:
     """What is not as it should be in a delivery."""
     ids = landslides["id"]
@@ -124,7 +115,7 @@ def _doubts(landslides: gpd.GeoDataFrame) -> list[str]:
     if crossing:
         found.append(f"{crossing} polygons cross themselves")
     if "status" in landslides:
-        new = int(_has_status(landslides, ["", "unreviewed"]).sum())
+        new = int(has_status(landslides, ["", "unreviewed"]).sum())
         if new:
             found.append(f"{new} of {len(landslides)} landslides were not reviewed")
     return found

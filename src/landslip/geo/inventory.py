@@ -24,6 +24,7 @@ from landslip.geo.quiet import NO_CRS, quietly, without_position
 
 if TYPE_CHECKING:
     import geopandas as gpd
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +113,7 @@ def read_inventory(path: str | Path) -> tuple[gpd.GeoDataFrame, gpd.GeoDataFrame
         InventoryError: No such file, or no polygons in it.
     """
     frame = _usable(_read_frame(str(path), "inventory"), path, "inventory")[0]
-    if "status" in frame.columns:
-        frame = frame[~frame["status"].astype(str).str.lower().eq("rejected")]
+    frame = frame[~has_status(frame, ["rejected"])]
     file = str(path).partition("|")[0]
     seen = (
         _read_frame(f"{file}|layername={OBSERVED}", "observed ground")
@@ -387,7 +387,20 @@ def _reviewed(path: Path, layer: str) -> int:
     if "status" not in pyogrio.read_info(path, layer=layer)["fields"]:
         return 0
     status = pyogrio.read_dataframe(path, layer=layer, columns=["status"], read_geometry=False)
-    return int(status["status"].astype(str).str.strip().str.lower().isin(REVIEWED).sum())
+    return int(has_status(status, REVIEWED).sum())
+
+
+def has_status(frame: pd.DataFrame, known: Sequence[str]) -> NDArray[np.bool_]:
+    """Which polygons have one of some states of review, shape (N,); capitals do not matter.
+
+    Args:
+        frame: With the column `status`, or without: then none has any.
+        known: States in small letters; an empty one is that of polygons without.
+    """
+    if "status" not in frame:
+        return np.zeros(len(frame), dtype=bool)
+    status = frame["status"].fillna("").astype(str).str.strip().str.lower()
+    return np.asarray(status.isin(known), dtype=bool)
 
 
 def date_written(date: str | None) -> str:

@@ -12,7 +12,7 @@ from rasterio.enums import Resampling
 
 from landslip.geo.errors import InventoryError, RasterError, UsageError
 from landslip.geo.grid import Grid, Window
-from landslip.geo.inventory import Area, Polygons, read_polygons
+from landslip.geo.inventory import Area, Polygons, has_status, read_polygons
 from landslip.geo.raster import FileScene, open_dataset
 from landslip.geo.windows import cover
 
@@ -67,17 +67,9 @@ class PolygonLabels:
             false_alarms: Background, checked or not; where a landslide is, it stays one.
         """
         self.grid = grid
-        frame = inventory.frame
-        status = frame["status"] if "status" in frame.columns else None
-        is_rejected = (
-            np.zeros(len(frame), dtype=bool)
-            if status is None
-            else status.astype(str).str.lower().eq("rejected").to_numpy()
-        )
+        is_rejected = has_status(inventory.frame, ["rejected"])
         self.polygons = inventory.where(~is_rejected)
-        self.is_reviewed = status is not None and bool(
-            status.astype(str).str.lower().isin(["accepted", "edited"]).any()
-        )
+        self.is_reviewed = bool(has_status(inventory.frame, ["accepted", "edited"]).any())
         """True where some landslides are a model's outlines that an analyst accepted or edited."""
         self._landslides = Area(self.polygons.geometries, grid)
         rejected = list(inventory.where(is_rejected).geometries)

@@ -132,15 +132,13 @@ def _beside(
     numbers: NDArray[np.int32], seen: NDArray[np.integer], inner: tuple[slice, slice]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Landslides (from 0) with a pixel in or next to ground not observed, and its code."""
+    from scipy.ndimage import binary_dilation
+
     none = np.zeros(0, dtype=np.int64)
     found, reasons = [none], [none]
     for code in np.unique(seen[seen != OBSERVED]).tolist():
-        padded = np.pad(seen == code, 1)
-        near: NDArray[np.bool_] = np.zeros(seen.shape, dtype=np.bool_)
-        for row in range(3):
-            for col in range(3):
-                near |= padded[row : row + near.shape[0], col : col + near.shape[1]]
-        touched = np.unique(numbers[near[inner[0], inner[1]] & (numbers > 0)]) - 1
+        near = binary_dilation(seen == code, np.ones((3, 3)))[inner]
+        touched = np.unique(numbers[near & (numbers > 0)]) - 1
         found.append(touched.astype(np.int64))
         reasons.append(np.full(len(touched), code))
     return np.concatenate(found), np.concatenate(reasons)

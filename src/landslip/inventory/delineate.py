@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,7 +46,7 @@ class Group:
     """What was split: polygons alone."""
 
 
-class Delineation(AbstractContextManager["Delineation"]):
+class Delineation:
     """How the landslides of a map are outlined, and what they are measured on."""
 
     def __init__(
@@ -106,15 +104,6 @@ class Delineation(AbstractContextManager["Delineation"]):
         """Close the elevation model."""
         if self._terrain is not None:
             self._terrain.close()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close what is open."""
-        self.close()
 
     @property
     def splits(self) -> bool:

@@ -14,7 +14,7 @@ from landslip.assess.frequency import FEWEST, draw_frequency_area, frequency_are
 from landslip.assess.objects import SIZE_TEXTS
 from landslip.assess.report import Section, write_report
 from landslip.geo.errors import InventoryError
-from landslip.geo.inventory import LAYER, OBSERVED, layer_names
+from landslip.geo.inventory import LAYER, OBSERVED, has_status, layer_names
 from landslip.inventory.geopackage import BY_CLASS, DROPPED
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ def write_sheet(inventory: Path, out: Path, *, title: str = "", overwrite: bool 
             f"Cannot make a sheet of {inventory}: it lacks the layer '{LAYER}' with areas, or the "
             f"layer '{OBSERVED}'. Name a GeoPackage that landslip wrote."
         )
-    if "status" in frame:
-        frame = frame[~frame["status"].astype(str).str.lower().eq("rejected")]
+    frame = frame[~has_status(frame, ["rejected"])]
     dropped = _read(inventory, DROPPED, columns=("area_m2",))
     with tempfile.TemporaryDirectory(prefix="landslip") as name:
         sections = [

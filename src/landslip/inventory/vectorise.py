@@ -91,7 +91,9 @@ def vectorise(
             "model": tags.get("LANDSLIP_MODEL", ""),
             "version": tags.get("LANDSLIP_VERSION", __version__),
         }
-        delineation = stack.enter_context(Delineation(options, grid, cut, scene=opened, told=told))
+        delineation = stack.enter_context(
+            closing(Delineation(options, grid, cut, scene=opened, told=told))
+        )
         with whole_file(out, overwrite=overwrite) as partial:
             inventory = Inventory(partial, crs=frame_crs(grid), date=None)
             layers = ground_layers(KnownGround(coded))

@@ -96,7 +96,7 @@ def finish_scene(
         with (
             closing(ProbabilityFile(partial / "probability.tif")) as probability,
             closing(GroundFile(partial / "ground.tif")) as codes,
-            delineation,
+            closing(delineation),
         ):
             seen = pool.submit(ground_layers, codes)
             for group in delineation.groups(probability, codes):

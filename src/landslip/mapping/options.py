@@ -44,11 +44,6 @@ class MapResult(InventoryResult):
     seconds: float
     """Wall time of this run (s)."""
 
-    @property
-    def folder(self) -> Path:
-        """Where the files lie."""
-        return self.path
-
 
 @dataclass(frozen=True)
 class MapEstimate:
