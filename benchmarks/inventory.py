@@ -26,6 +26,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,18 +155,16 @@ def by_geoai(wheel: Path) -> Callable[[ProbabilityFile], Polygons]:
 
 def outlines(wheel: Path | None) -> dict[str, Any]:
     """Vertices, validity and distance from the true outline, of every way to outline."""
-
-    def contours(**options: Any) -> Callable[[ProbabilityFile], Polygons]:
-        return lambda scene: np.concatenate(list(landslide_polygons(scene, 0.5, **options)))
-
     found: dict[str, Any] = {}
     for name in ("tianshui", "iburi", "valley"):
         grid, true = reference(name)
         scene = exact_map(true, grid, WORK / f"{name}.tif")
         ways: dict[str, Callable[[ProbabilityFile], Polygons]] = {
-            "contour": contours(),
-            "contour, simplified by half a pixel": contours(simplify_m=grid.pixel_size_m / 2),
-            "pixels": contours(outline="pixels"),
+            "contour": contoured,
+            "contour, simplified by half a pixel": partial(
+                contoured, simplify_m=grid.pixel_size_m / 2
+            ),
+            "pixels": partial(contoured, outline="pixels"),
             "GDAL polygonise": polygonised,
         }
         if wheel is not None:
@@ -185,7 +184,12 @@ def _outlined(polygons: Polygons, true: Polygons, grid: Grid) -> dict[str, float
         lines.append(np.concatenate([_segments(part) for part in shapely.get_parts(moved)]))
     away = []
     for one, other in (lines, lines[::-1]):
-        points = shapely.points(shapely.get_coordinates(shapely.segmentize(one, 0.5)))
+        # Evenly along the outline: its own vertices would count more where there are many.
+        lengths = shapely.length(one)
+        ends = np.cumsum(lengths)
+        places = np.arange(0.125, ends[-1], 0.25)
+        at = np.minimum(np.searchsorted(ends, places), len(one) - 1)
+        points = shapely.line_interpolate_point(one[at], places - (ends - lengths)[at])
         away.append(
             shapely.STRtree(other).query_nearest(points, return_distance=True, all_matches=False)[1]
         )
@@ -210,25 +214,37 @@ def _outlined(polygons: Polygons, true: Polygons, grid: Grid) -> dict[str, float
 
 
 def split() -> dict[str, Any]:
-    """How many bodies come back from a reference that was merged with its neighbours."""
+    """How many bodies come back from a reference that was merged with its neighbours.
+
+    Iburi's reference was traced along pixel edges and meets at corners, which contours join before
+    anything is closed: there both are told, against it and against what contours make of it.
+    """
     found = {}
     for name, reaches in (("tianshui", (1.0, 2.0)), ("iburi", (1.0, 1.5))):
         grid, true = reference(name)
         unit = 1.0 if name == "tianshui" else abs(grid.transform.e)
+        joined = contoured(exact_map(true, grid, WORK / f"{name}.tif"))
         for reach in reaches:
             grown = shapely.union_all(true).buffer(reach * unit).buffer(-reach * unit)
             scene = exact_map(single([grown]), grid, WORK / "merged.tif")
-            whole = np.concatenate(list(landslide_polygons(scene, 0.5)))
+            whole = contoured(scene)
             ways = {"merged": whole, "split": split_bodies(whole, scene)[0]}
             if name == "iburi":
                 with closing(Terrain(str(data("iburi/dsm.tif")), grid)) as terrain:
                     ways["split with elevation"] = split_bodies(whole, scene, terrain=terrain)[0]
             key = f"{name}, closed by {reach:g} {'m' if name == 'tianshui' else 'px'}"
-            found[key] = {"reference": len(true)} | {
-                way: {"bodies": len(each), **_paired(each, true)} for way, each in ways.items()
-            }
-            print(key, found[key])
+            for words, each in (("", true), (", corners joined", joined)):
+                found[key + words] = {"reference": len(each)} | {
+                    way: {"bodies": len(bodies), **_paired(bodies, each)}
+                    for way, bodies in ways.items()
+                }
+                print(key + words, found[key + words])
     return found
+
+
+def contoured(scene: ProbabilityFile, **options: Any) -> Polygons:
+    """Outlines at .5."""
+    return np.concatenate(list(landslide_polygons(scene, 0.5, **options)))
 
 
 def _paired(polygons: Polygons, true: Polygons) -> dict[str, float]:
@@ -265,6 +281,8 @@ def terrain() -> dict[str, Any]:
     differences: dict[str, list[float]] = {"slope_mean": [], "slope_max": [], "aspect": []}
     for number in np.flatnonzero(relief.cells >= 4):
         inside = numbers == number + 1
+        if not np.isfinite(planes["slope"][inside]).any():
+            continue  # all of its cells lie beside the edge of gdaldem's rasters
         slope, aspect = planes["slope"][inside], np.radians(planes["aspect"][inside])
         aspect = aspect[np.isfinite(aspect)]
         mean = np.degrees(np.arctan2(np.sin(aspect).mean(), np.cos(aspect).mean()))
@@ -323,14 +341,21 @@ def flags(model: Path) -> dict[str, Any]:
     dropped = set(gpd.read_file(moved, layer="dropped")["id"]) if made.dropped else set()
     kept = set(gpd.read_file(moved, layer="landslides")["id"])
     is_kept = frame["id"].isin(kept).to_numpy()
+    ways = {
+        "all": np.ones(len(frame), dtype=bool),
+        "without flagged": is_kept,
+        "without flat ones": ~_flagged(frame, best[0], 0),
+        "without small ones": ~_flagged(frame, 0, best[1]),
+    }
     return {
         "slope_below_deg": best[0], "area_below_m2": best[1],
         "nothing_lost": kept | dropped == set(frame["id"]) and not kept & dropped,
         "dropped": len(dropped),
+        "without a slope": int(frame["slope_mean_deg"].isna().sum()),
         **{
             side: {
-                "all": scored(side, np.ones(len(frame), dtype=bool)),
-                "without flagged": scored(side, is_kept),
+                **{way: scored(side, chosen) for way, chosen in ways.items()},
+                "flagged": scored(side, ~is_kept),
             }
             for side in sides
         },
@@ -361,6 +386,7 @@ def _found(mapped: Polygons, true: Polygons) -> dict[str, float]:
     precision, recall = covered(mapped, true) / len(mapped), covered(true, mapped) / len(true)
     return {
         "mapped": len(mapped), "reference": len(true), "precision": round(precision, 3),
+        "landslide": round(precision * len(mapped)),
         "recall": round(recall, 3), "f1": round(2 * precision * recall / (precision + recall), 3),
     }  # fmt: skip
 
