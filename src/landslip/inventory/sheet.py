@@ -166,7 +166,7 @@ def _draw_places(frame: pd.DataFrame, path: Path) -> None:
                 [], [], s=30, color=hexes[name], label=style.words, edgecolors="#777777",
                 linewidths=0.4,
             )  # fmt: skip
-        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.12), ncols=3)
+        figure.legend(frameon=False, loc="outside lower center", ncols=len(BY_CLASS))
     axes.scatter(frame["lon"], lat, s=size, c=colours, edgecolors="#777777", linewidths=0.2)
     axes.set_aspect(1 / max(float(np.cos(np.radians(lat.mean()))), 0.05))
     axes.ticklabel_format(useOffset=False)
