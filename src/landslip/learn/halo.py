@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from landslip.geo.probability import TOP_CODE
+from landslip.geo.progress import track
 from landslip.geo.windows import reflected_indices
 from landslip.learn.device import Compute
 from landslip.learn.predict import probabilities
@@ -148,7 +149,7 @@ def _doubtful_cores(
     """
     core = CORE_STRIDES * stride_px
     found: list[tuple[float, tuple[NDArray[np.float32], int, int], NDArray[np.float32]]] = []
-    for image in images:
+    for image in track(images, total=len(images), what="Measuring the halo"):
         across = max(min(*image.shape[-2:], LARGEST_PX) // core, 1)
         whole = _mirrored(image, -halo, -halo, across * core + 2 * halo)
         scores = probabilities(network, whole[None], compute, stride_px)[0][halo:, halo:]

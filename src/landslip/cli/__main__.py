@@ -1,0 +1,5 @@
+"""``python -m landslip.cli``."""
+
+from landslip.cli import main
+
+main()
