@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from landslip.geo.bands import INDICES, SENSORS, band_name, compute, sources_of
+from landslip.geo.bands import INDICES, SENSORS, band_name, by_origin, compute, sources_of
 from landslip.geo.errors import BandError, UsageError
 
 
@@ -117,3 +117,9 @@ def test_indices_say_where_they_come_from_and_keep_their_range(name: str) -> Non
     assert values.dtype == np.float32
     assert ((values >= index.low) & (values <= index.high)).all()
     assert any(letter.isdigit() for letter in index.source)
+
+
+def test_bands_come_and_go_with_their_file() -> None:
+    bands = ("red", "slope", "pre_red", "nir", "pre_ndvi", "elevation")
+    groups = [("red",), ("slope", "elevation"), ("pre_red", "pre_ndvi"), ("nir",)]
+    assert by_origin(bands) == groups

@@ -212,6 +212,19 @@ def test_optional_bands_are_taken_away_in_their_share_of_samples() -> None:
     assert not any((image[0] == FILLER).all() for image in images)
 
 
+def test_optional_bands_of_one_file_are_taken_away_together() -> None:
+    optional = ("pre_red", "pre_nir", "slope")
+    made = ground(
+        nothing(), bands=("red", *optional), settings={"band_dropout": 0.3}, optional=optional
+    )
+    images = [made.sample(epoch, Draw(0, 0, False))[0] for epoch in range(300)]
+    gone = np.array([[(band == FILLER).all() for band in image] for image in images])
+    assert not gone[:, 0].any()
+    assert (gone[:, 1] == gone[:, 2]).all()
+    assert 65 < gone[:, 1].sum() < 115
+    assert 10 < (gone[:, 1] & gone[:, 3]).sum() < 50  # .09 of 300: each file by itself
+
+
 def test_landslides_count_more_up_to_a_cap() -> None:
     labels = with_slide(16, px=4)  # one pixel in 16
     capped = ground(labels, settings={"positive_weight": 3})

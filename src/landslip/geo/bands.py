@@ -18,6 +18,10 @@ from landslip.geo.errors import BandError, UsageError
 Planes = Mapping[str, NDArray[np.float32]]
 OF_THE_BANDS = "of the bands"
 """Unit of an index that has the unit of its bands."""
+BEFORE = "pre_"
+"""What the names of bands of a scene from before the event begin with."""
+TERRAIN_BANDS = frozenset({"elevation", "slope"})
+"""Bands that come from an elevation model."""
 UNITS = {"elevation": "m", "height_above_ground": "m", "slope": "deg"}
 """Units of bands that are no light, where a file states none."""
 
@@ -145,9 +149,23 @@ def band_name(text: str, sensor: str | None = None) -> str:
 
 def _index_of(name: str) -> tuple[Index, str] | None:
     """The index behind a name and the prefix of its bands; `pre_ndvi` reads `pre_` bands."""
-    prefix = "pre_" if name.startswith("pre_") else ""
+    prefix = BEFORE if name.startswith(BEFORE) else ""
     index = INDICES.get(name.removeprefix(prefix))
     return None if index is None else (index, prefix)
+
+
+def by_origin(bands: Iterable[str]) -> list[tuple[str, ...]]:
+    """Bands in groups that a scene has or lacks together.
+
+    Those of the scene from before the event are one group, those of the elevation model another;
+    every other band is one by itself.
+    """
+    groups: dict[str, list[str]] = {}
+    for band in bands:
+        is_before = band.startswith(BEFORE)
+        origin = BEFORE if is_before else "terrain" if band in TERRAIN_BANDS else f"band {band}"
+        groups.setdefault(origin, []).append(band)
+    return [tuple(group) for group in groups.values()]
 
 
 def unit_name(text: str) -> str:

@@ -13,7 +13,7 @@ import shapely
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
 
-from landslip.geo.bands import sources_of
+from landslip.geo.bands import BEFORE, sources_of
 from landslip.geo.errors import BandError, UsageError
 from landslip.geo.grid import Grid, Window
 from landslip.geo.inventory import Area, read_polygons
@@ -346,12 +346,12 @@ def _open_before(
     """A scene from before the event; `bands` name its bands where the file itself does not."""
     try:
         return FileScene.open(
-            path, sensor=sensor, prefix="pre_", grid=grid, unnamed=unnamed and bands is None
+            path, sensor=sensor, prefix=BEFORE, grid=grid, unnamed=unnamed and bands is None
         )
     except BandError:
         if bands is None:
             raise
-    return FileScene.open(path, bands=bands, sensor=sensor, prefix="pre_", grid=grid)
+    return FileScene.open(path, bands=bands, sensor=sensor, prefix=BEFORE, grid=grid)
 
 
 def source_records(scene: Scene) -> list[dict[str, object]]:

@@ -8,7 +8,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from landslip.geo.bands import INDICES
+from landslip.geo.bands import BEFORE, INDICES
 from landslip.geo.grid import Window
 from landslip.geo.raster import Scene
 from landslip.geo.windows import cover
@@ -16,7 +16,6 @@ from landslip.inventory.pixels import in_strips, numbered
 from landslip.inventory.spool import Polygons
 
 NDVI = INDICES["ndvi"]
-BEFORE = "pre_"
 BLOCK_PX = 1024
 """Side of the windows that are read where landslides lie (px)."""
 

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from landslip.assess.bodies import bodies_of
+from landslip.geo.bands import by_origin
 from landslip.geo.grid import Window
 from landslip.geo.labels import BACKGROUND, LANDSLIDE, UNLABELLED
 from landslip.geo.parallel import in_order
@@ -205,9 +206,9 @@ class TrainingGround:
         image, valid, labels, bodies = self._cut(ground, window)
         if self.recipe.jitter:
             self._jitter(image, valid, random)
-        for number, band in enumerate(self.scaling.bands):
-            if band in self.optional and random.random() < self.recipe.band_dropout:
-                image[number] = FILLER * valid
+        for group in by_origin(band for band in self.scaling.bands if band in self.optional):
+            if random.random() < self.recipe.band_dropout:
+                image[[self.scaling.bands.index(band) for band in group]] = FILLER * valid
         weights = self._weights(labels, bodies, ground.areas)
         # Horizontal, vertical, both or none, with equal chance (Qi et al. 2020, section 3.2).
         flips = random.integers(0, 2, size=2)

@@ -72,7 +72,8 @@ class Recipe:
     """Standard deviation of the change in gain (relative) and offset of scaled bands; a third of
     its variance is each band's own."""
     band_dropout: float = 0.0
-    """Share of the samples in which an optional band is taken away, each by itself."""
+    """Share of the samples in which an optional band is taken away: all of the scene from before,
+    or of the elevation model, together."""
     source: str
     """Where the settings come from."""
 

@@ -17,7 +17,7 @@ import shapely
 from numpy.typing import NDArray
 from rich.table import Table
 
-from landslip.geo.bands import band_name
+from landslip.geo.bands import BEFORE, TERRAIN_BANDS, band_name
 from landslip.geo.errors import BandError
 from landslip.geo.grid import Grid, Window
 from landslip.geo.inventory import areas_m2, read_polygons
@@ -41,7 +41,7 @@ from landslip.prepare.pictures import (
     thinned,
     write_figure,
 )
-from landslip.prepare.shift import TERRAIN_BANDS, Shift, cells_with_edges, estimate_shift
+from landslip.prepare.shift import Shift, cells_with_edges, estimate_shift
 
 CORE_PX = 1024
 """Side of the windows that are read (px); a whole number of cells."""
@@ -307,7 +307,7 @@ def _notes(found: SceneCheck, grid: Grid) -> Iterator[str]:
 def _is_name(name: str) -> bool:
     """False for `band1` and for bare numbers of an unknown sensor."""
     try:
-        band_name(name.removeprefix("pre_"))
+        band_name(name.removeprefix(BEFORE))
     except BandError:
         return False
     return True
@@ -413,7 +413,7 @@ class _Tally:
 def _tally(scene: Scene, labels: Labels | None) -> _Tally:
     one = Window(0, 0, 1, 1)
     types = [scene.read(one, [name]).values.dtype for name in scene.bands]
-    counted = [name.removeprefix("pre_") not in TERRAIN_BANDS for name in scene.bands]
+    counted = [name.removeprefix(BEFORE) not in TERRAIN_BANDS for name in scene.bands]
     ends = [_Ends(kind, counts=on) for kind, on in zip(types, counted, strict=True)]
     tally = _Tally(types, ends)
     windows = _spread(scene.grid)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from landslip.geo.bands import BEFORE, TERRAIN_BANDS
 from landslip.geo.grid import Window
 from landslip.geo.labels import BACKGROUND, LANDSLIDE, Labels
 from landslip.geo.raster import Raster, Scene
@@ -27,8 +28,6 @@ CLEARLY_BETTER = 5.0
 """Standard errors by which the best offset must beat no offset, over the cells."""
 CLEARLY_A_PEAK = 4.0
 """Standard deviations by which the best offset must stand out of all offsets."""
-TERRAIN_BANDS = frozenset({"elevation", "slope"})
-"""Bands for which the largest or smallest value means nothing (flat ground, the sea)."""
 
 Floats = NDArray[np.float64]
 
@@ -84,7 +83,7 @@ def estimate_shift(scene: Scene, labels: Labels, cells: Sequence[Window]) -> Shi
         The best offset, or None where fewer than 8 squares can be compared.
     """
     after = [
-        name for name in scene.bands if not name.startswith("pre_") and name not in TERRAIN_BANDS
+        name for name in scene.bands if not name.startswith(BEFORE) and name not in TERRAIN_BANDS
     ]
     if not after or len(cells) < FEWEST_CELLS:
         return None
