@@ -187,3 +187,12 @@ def slides(write_polygons: WritePolygons, utm_grid: Grid) -> Path:
     return write_polygons(
         "slides.gpkg", [first, second, third], status=["accepted", "rejected", "accepted"]
     )
+
+
+@pytest.fixture
+def hasty_halo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings that look at few windows for their halo, which else takes half of their time."""
+    from landslip.learn import halo, train
+
+    monkeypatch.setattr(train, "HALO_IMAGES", 2)
+    monkeypatch.setattr(halo, "WINDOWS", 4)

@@ -42,6 +42,8 @@ from landslip.prepare.tile_set import TileSet
 from landslip.prepare.tiles import make_tiles
 from landslip.samples.synthetic import make_valley, write_valley
 
+pytestmark = pytest.mark.usefixtures("hasty_halo")
+
 
 @pytest.fixture(scope="module")
 def tiles(tmp_path_factory: pytest.TempPathFactory) -> TileSet:
