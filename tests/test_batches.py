@@ -238,18 +238,6 @@ def test_landslides_count_more_up_to_a_cap() -> None:
     assert set(weights[shown == 1]) == {15.0}
 
 
-def test_small_landslides_count_more_by_their_size() -> None:
-    labels = nothing(64, 64)
-    labels[:2, :2] = 1  # 4 px
-    labels[20:36, 20:36] = 1  # 256 px
-    labels[40:63, :63] = 1  # 1449 px
-    made = ground(labels, crop=64, settings={"small_weight": 5})
-    _, shown, weights = made.sample(0, Draw(0, 0, False))
-    assert weights is not None
-    found = Counter(weights[shown == 1].round(3).tolist())
-    assert found == {5.0: 4, 2.0: 256, 1.0: 1449}
-
-
 def test_processes_share_every_batch() -> None:
     made = ground(*[nothing()] * 7, settings={"batch": 4})
     whole = [batch.tiles for batch in made.batches(0)]

@@ -30,8 +30,6 @@ MOST_ROUNDS = 20
 """Where a recipe counts steps, epochs are made of so many passes that there are no more of them."""
 Scored = tuple[NDArray[np.float32], NDArray[np.uint8]]
 """What a network is scored on: scaled images (B, C, H, W), and labels (B, H, W)."""
-SMALL_PX = 1024
-"""Landslides of fewer pixels are small: they may count more in the loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +77,8 @@ class _Ground:
     labels: NDArray[np.uint8]
     bodies: NDArray[np.int32]
     """(H, W): number of the connected landslide that a pixel belongs to, 0 for none."""
-    areas: NDArray[np.int64]
-    """(1 + number of bodies): pixels of no landslide, then of every one."""
+    slides: int
+    """How many landslides there are."""
     hard: NDArray[np.bool_]
     """(H, W): background that was mapped as a landslide before."""
 
@@ -203,13 +201,13 @@ class TrainingGround:
         ground = self._cache.get(draw.tile, self._read)
         weight = self.tiles[draw.tile][1].weight
         window = _place(ground, self.crop, draw.on_landslide, weight, random)
-        image, valid, labels, bodies = self._cut(ground, window)
+        image, valid, labels = self._cut(ground, window)
         if self.recipe.jitter:
             self._jitter(image, valid, random)
         for group in by_origin(band for band in self.scaling.bands if band in self.optional):
             if random.random() < self.recipe.band_dropout:
                 image[[self.scaling.bands.index(band) for band in group]] = FILLER * valid
-        weights = self._weights(labels, bodies, ground.areas)
+        weights = self._weights(labels)
         # Horizontal, vertical, both or none, with equal chance (Qi et al. 2020, section 3.2).
         flips = random.integers(0, 2, size=2)
         turns = int(random.integers(0, 4)) if self.recipe.quarter_turns else 0
@@ -224,12 +222,12 @@ class TrainingGround:
         raster, labels = tile_set.read(tile, self.scaling.bands)
         bodies = bodies_of(labels == LANDSLIDE)
         hard = tile_set.hard(tile) & (labels == BACKGROUND)
-        return _Ground(raster, labels, bodies, np.bincount(bodies.ravel(), minlength=1), hard)
+        return _Ground(raster, labels, bodies, int(bodies.max(initial=0)), hard)
 
     def _cut(
         self, ground: _Ground, window: Window
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.uint8], NDArray[np.int32]]:
-        """Scaled image, validity, labels and bodies; what the tile lacks is not labelled."""
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.uint8]]:
+        """Scaled image, validity and labels; what the tile lacks is not labelled."""
         part = window.slices
         raster = ground.raster
         values, valid = raster.values[:, *part], raster.valid[part]
@@ -240,7 +238,6 @@ class TrainingGround:
             np.pad(image, [(0, 0), *missing]),
             np.pad(valid, missing),
             np.pad(ground.labels[part], missing, constant_values=UNLABELLED),
-            np.pad(ground.bodies[part], missing),
         )
 
     def _jitter(
@@ -253,20 +250,14 @@ class TrainingGround:
         gain, offset = (1 + change[0])[:, None, None], (0.5 * change[1])[:, None, None]
         image[lit] = np.clip(image[lit] * gain + offset, 0, 1) * valid
 
-    def _weights(
-        self, labels: NDArray[np.uint8], bodies: NDArray[np.int32], areas: NDArray[np.int64]
-    ) -> NDArray[np.float32] | None:
+    def _weights(self, labels: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """How much every pixel counts; None where all count alike."""
-        recipe = self.recipe
-        if recipe.positive_weight == 1 and recipe.small_weight == 1:
+        most = self.recipe.positive_weight
+        if most == 1:
             return None
         share = max(self.landslide_share, 1e-6)
         weights = np.ones(labels.shape, dtype=np.float32)
-        weights[labels == LANDSLIDE] = max(1.0, min(recipe.positive_weight, (1 - share) / share))
-        if recipe.small_weight > 1:
-            smallness = np.sqrt(SMALL_PX / np.maximum(areas, 1)).clip(1, recipe.small_weight)
-            smallness[0] = 1
-            weights *= smallness[bodies].astype(np.float32)
+        weights[labels == LANDSLIDE] = max(1.0, min(most, (1 - share) / share))
         return weights
 
 
@@ -390,8 +381,8 @@ def _place(
     them.
     """
     target: tuple[int, int] | None = None
-    if on_landslide and len(ground.areas) > 1:
-        number = random.integers(1, len(ground.areas))
+    if on_landslide and ground.slides:
+        number = random.integers(1, ground.slides + 1)
         target = _one_of(ground.bodies == number, random)
     elif weight > 1 and ground.hard.any() and random.random() < (weight - 1) / weight:
         target = _one_of(ground.hard, random)

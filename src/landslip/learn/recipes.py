@@ -58,8 +58,6 @@ class Recipe:
     positive_weight: float = 1.0
     """Most that a landslide pixel counts in the loss, compared with background; the balance of the
     ground decides below that."""
-    small_weight: float = 1.0
-    """Most that a pixel of a small landslide counts, compared with one of a large one."""
     quantised: bool = False
     """True: 16-bit input is rounded to 256 levels, as the paper's images are."""
     crop: int = 0
@@ -132,7 +130,6 @@ _LIMITS = (
     ("ema", 0, 0.99999),
     ("patience", 0, math.inf),
     ("positive_weight", 1, 100),
-    ("small_weight", 1, 100),
     ("crop", 0, 8192),
     ("balance", 0, 1),
     ("jitter", 0, 1),
