@@ -139,7 +139,7 @@ def epochs(side: int, batches: list[int], number: int) -> None:
     split = f"columns:{SIDE_PX * side},{SIDE_PX * (side + 1)}"
     tiling = landslip.TileOptions(size=SIDE_PX, stride=SIDE_PX, gap=0, split=split)
     for batch in batches:
-        out_file = WORK / "epochs.safetensors"
+        out_file = WORK / f"epochs_{side}_{batch}_{number}.safetensors"
         recipe = landslip.recipe_named("paper", {"epochs": number, "batch": batch})
         options = landslip.TrainOptions(model="resunet", recipe=recipe)
         landslip.train_on_scene(

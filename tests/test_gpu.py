@@ -17,6 +17,9 @@ from safetensors.torch import load_file
 import tiny
 from landslip.geo.errors import DataError
 from landslip.learn import train
+from landslip.learn.batches import Batch
+from landslip.learn.device import Compute
+from landslip.learn.graphs import StepGraphs
 from landslip.learn.plan import TrainOptions
 from landslip.learn.recipes import recipe_named
 from landslip.learn.train import train_model
@@ -111,6 +114,62 @@ def test_deterministic_training_continues_to_the_same_weights(
     train_model([tiles], parts, options=options)
     first, second = load_file(whole), load_file(parts)
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", ["unet-small", "resunet", "library:unet/resnet34"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_recorded_steps_learn_what_single_ones_learn(
+    tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, precision: str
+) -> None:
+    recorded, single = tmp_path / "recorded.safetensors", tmp_path / "single.safetensors"
+    options = quick(model=name, precision=precision, deterministic=True)
+    replays: list[bool] = []
+    gradients = StepGraphs.gradients
+
+    def spied(self: StepGraphs, batch: Batch) -> torch.Tensor | None:
+        loss = gradients(self, batch)
+        replays.append(loss is not None)
+        return loss
+
+    monkeypatch.setattr(StepGraphs, "gradients", spied)
+    train_model([tiles], recorded, options=options)
+    assert replays
+    assert all(replays)
+    monkeypatch.setattr(StepGraphs, "gradients", lambda self, batch: None)
+    train_model([tiles], single, options=options)
+    first, second = load_file(recorded), load_file(single)
+    assert all(torch.allclose(first[key], second[key], rtol=0.01, atol=0.01) for key in first)
+
+
+def test_a_network_that_asks_the_gpu_is_not_recorded() -> None:
+    network = torch.nn.Conv2d(3, 1, 1).cuda()
+    compute = Compute.choose("cuda", "float32")
+    is_curious = True
+
+    def learn(batch: Batch) -> torch.Tensor:
+        loss: torch.Tensor = network(batch.images).mean()
+        if is_curious:
+            assert loss.item() < 1e9
+        loss.backward()
+        return loss.detach()
+
+    def batch() -> Batch:
+        images, labels = torch.rand(2, 3, 8, 8), torch.zeros(2, 8, 8, dtype=torch.uint8)
+        return Batch(images=images, labels=labels, weights=None, tiles=("a", "b"))
+
+    curious = StepGraphs(network, compute, learn)
+    assert curious.gradients(batch()) is None
+    assert curious.gradients(batch()) is None
+    # What failed has left nothing behind: another is recorded, and follows its samples.
+    is_curious = False
+    steps = StepGraphs(network, compute, learn)
+    for shown in (batch(), batch()):
+        loss = steps.gradients(shown)
+        assert loss is not None
+        found = network.weight.grad
+        assert found is not None
+        assert torch.allclose(found.flatten().cpu(), shown.images.mean(dim=(0, 2, 3)), atol=1e-3)
+        assert torch.allclose(loss, learn(shown.each(compute.send)), atol=1e-3)
 
 
 @pytest.mark.parametrize("precision", ["float32", "fp16"])

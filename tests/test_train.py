@@ -273,8 +273,9 @@ def test_all_labelled_tiles_choose_the_threshold_of_a_fine_tuned_model(
     tiles: TileSet, tmp_path: Path
 ) -> None:
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
-    train_model([tiles], first, options=quick(1))
-    recipe = recipe_named("fine-tune", {"steps": 4, "batch": 4, "crop": 64})
+    train_model([tiles], first, options=quick(1, recipe=short(1, max_gradient_norm=0)))
+    settings = {"steps": 4, "batch": 4, "crop": 64, "max_gradient_norm": 0}
+    recipe = recipe_named("fine-tune", settings)
     card = train_model([tiles], second, options=quick(1, start=first, recipe=recipe))
     validation, training = (
         score_model(second, tiles, split=split, device="cpu", precision="float32")
@@ -307,8 +308,8 @@ def test_best_weights_are_the_averaged_ones(
     kept: list[dict[str, torch.Tensor]] = []
     monkeypatch.setattr(
         AveragedWeights, "update",
-        lambda self, network, step: kept.append(
-            {key: value.clone() for key, value in network.state_dict().items()}
+        lambda self, step: kept.append(
+            {key: value.clone() for key, value in self.followed.items()}
         ),
     )  # fmt: skip
     out = tmp_path / "model.safetensors"
@@ -319,6 +320,24 @@ def test_best_weights_are_the_averaged_ones(
     found = load_file(out)
     assert all(torch.equal(found[key], first[key]) for key in first)
     assert any(not torch.equal(kept[-1][key], first[key]) for key in first)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_no_step_is_longer_than_its_gradients_may_be(
+    tiles: TileSet, tmp_path: Path, parts: int
+) -> None:
+    norm, rate = 0.01, 0.5
+    still = short(
+        1, optimizer="sgd", momentum=0, weight_decay=0, ema=0, schedule="step", drop_every=9,
+        learning_rate=rate, max_gradient_norm=norm,
+    )  # fmt: skip
+    out = tmp_path / "model.safetensors"
+    train_model([tiles], out, options=quick(1, recipe=still, accumulate=parts))
+    torch.manual_seed(0)
+    first, found = build_model("unet-small", 3), load_file(out)
+    moved = [(found[name] - weights).square().sum() for name, weights in first.named_parameters()]
+    steps = -(-len(tiles.of("train")) // still.batch)
+    assert 0 < torch.stack(moved).sum().sqrt() <= 1.01 * rate * norm * steps
 
 
 def test_optional_bands_are_told_by_the_card(tiles: TileSet, tmp_path: Path) -> None:

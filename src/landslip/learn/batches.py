@@ -50,6 +50,12 @@ class Batch:
         some = self.each(lambda tensor: tensor[begin:end])
         return replace(some, tiles=self.tiles[begin:end])
 
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """All that a device needs."""
+        weights = [] if self.weights is None else [self.weights]
+        return [self.images, self.labels, *weights]
+
     def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         """With every tensor changed in the same way."""
         weights = None if self.weights is None else change(self.weights)

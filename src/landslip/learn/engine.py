@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -99,18 +99,25 @@ class AveragedWeights:
             keep: Share that a step keeps, below 1; less in the first steps.
         """
         self._keep = keep
-        self.values = {key: value.detach().clone() for key, value in network.state_dict().items()}
+        # Views of the network: they hold what its weights are at any time.
+        self.followed = {key: value.detach() for key, value in network.state_dict().items()}
+        self.values = {key: value.clone() for key, value in self.followed.items()}
+        moving = {key for key, value in self.followed.items() if value.is_floating_point()}
+        self._moving = self._pairs(moving)
+        self._counts = self._pairs(self.followed.keys() - moving)
 
-    def update(self, network: nn.Module, step: int) -> None:
+    def _pairs(self, keys: Set[str]) -> tuple[list[Tensor], list[Tensor]]:
+        """The averages of these, and what they follow."""
+        chosen = [key for key in self.followed if key in keys]
+        return [self.values[key] for key in chosen], [self.followed[key] for key in chosen]
+
+    def update(self, step: int) -> None:
         """Take in the weights after step number `step` of the training, from 1."""
         keep = min(self._keep, (1 + step) / (10 + step))
-        found = network.state_dict()
-        moving = [key for key, value in found.items() if value.is_floating_point()]
         # All tensors at once: on a GPU a kernel each would take longer than the arithmetic.
-        average = get_ema_multi_avg_fn(keep)
-        average([self.values[key] for key in moving], [found[key] for key in moving], 0)
-        for key in found.keys() - set(moving):
-            self.values[key].copy_(found[key])
+        get_ema_multi_avg_fn(keep)(*self._moving, 0)
+        if self._counts[0]:
+            torch._foreach_copy_(*self._counts)
 
     def load(self, values: dict[str, Tensor]) -> None:
         """Continue from stored values."""

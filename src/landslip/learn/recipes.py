@@ -40,6 +40,8 @@ class Recipe:
     """Momentum of SGD, first beta of AdamW."""
     weight_decay: float = 0.0
     """L2 penalty (SGD) or decoupled decay (AdamW)."""
+    max_gradient_norm: float = 0.0
+    """Norm of the gradients of all weights to which larger ones are shortened; 0: none are."""
     schedule: str
     """`step`: a tenth every `drop_every` epochs; `one-cycle`: up, then down to nothing."""
     drop_every: int = 0
@@ -127,6 +129,7 @@ _LIMITS = (
     ("encoder_rate", 0, 1),
     ("momentum", 0, 0.9999),
     ("weight_decay", 0, 1),
+    ("max_gradient_norm", 0, math.inf),
     ("ema", 0, 0.99999),
     ("patience", 0, math.inf),
     ("positive_weight", 1, 100),
@@ -145,6 +148,7 @@ RECIPES: dict[str, Recipe] = {
         optimizer="adamw",
         learning_rate=2e-3,
         weight_decay=1e-2,
+        max_gradient_norm=1.0,
         schedule="one-cycle",
         ema=0.99,
         loss="bce+dice",
@@ -154,8 +158,9 @@ RECIPES: dict[str, Recipe] = {
         quarter_turns=True,
         jitter=0.1,
         band_dropout=0.3,
-        source="AdamW (Loshchilov and Hutter 2019), one cycle (Smith 2018), BCE and Dice, averaged "
-        "weights (Izmailov et al. 2018); chosen by benchmarks/accuracy.py",
+        source="AdamW (Loshchilov and Hutter 2019), one cycle (Smith 2018), gradients of norm 1 at "
+        "most (Pascanu et al. 2013), BCE and Dice, averaged weights (Izmailov et al. 2018); chosen "
+        "by benchmarks/accuracy.py",
     ),
     "paper": Recipe(
         epochs=200,
